@@ -174,9 +174,9 @@ def _curve(work: Path, name: str) -> list[float]:
     return [loss for file in files if file.exists() for loss in json.loads(file.read_text())]
 
 
-def _smooth(curve: list[float], weight: float = 0.05) -> list[float]:
+def _smooth(curve: list[float]) -> list[float]:
     smoothed, mean = [], curve[0]
     for value in curve:
-        mean += weight * (value - mean)
+        mean += 0.05 * (value - mean)
         smoothed.append(mean)
     return smoothed

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 MAX_TIME = 1.0
 #: The share of the time of a step for which to wait after it: a worker's engine needs the interpreter too.
 PAUSE = 0.5
-#: Lines that are queued at a time: so many, and so many for each line that is running.
+#: The number of lines to keep queued: a fixed number, and some more for each running line.
 MIN_WINDOW = 8
 WINDOW_PER_RUNNING = 2
 #: Answers that are written in one transaction.

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 #: The owner of jobs that were accepted without an API key.
 ANONYMOUS = "anonymous"
+#: The rating that a list of jobs is filtered by, if it is not: jobs with any rating, and jobs without one.
+ANY = 2
 
 
 class Status(StrEnum):

@@ -116,7 +116,7 @@ class NotImportedError(UserError):
 
 
 class StatisticsError(UserError):
-    """Statistics cannot be read as they are asked for. The message says why."""
+    """The request for statistics is invalid. The message says why."""
 
     def __init__(self, param: str, code: str, message: str) -> None:
         super().__init__(message)
@@ -150,7 +150,7 @@ class QuotaExceededError(UserError):
 
 
 class TooManyBatchesError(UserError):
-    """An owner has as many batches that have not ended as there may be."""
+    """An owner has the maximum number of open batches."""
 
     def __init__(self, maximum: int) -> None:
         super().__init__(

@@ -10,9 +10,9 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 
 class Role(StrEnum):
@@ -71,6 +71,16 @@ class Sampling:
     seed: int = 0
     #: The text ends before the first of these strings.
     stop: tuple[str, ...] = ()
+
+
+#: The parameters that jobs and attempts have as columns, and their histories as fields, under the same names. An
+#: attempt has no `stop`, since only the last stage ends there.
+SAMPLING_PARAMETERS = tuple(field.name for field in fields(Sampling) if field.name != "stop")
+
+
+def sampling_values(of: object) -> dict[str, Any]:
+    """Return `SAMPLING_PARAMETERS` of a `Sampling`, a job or an attempt, by their names."""
+    return {name: getattr(of, name) for name in SAMPLING_PARAMETERS}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Whose programs run on a schema: those of its revision, and those of older ones that the migrations since do not disturb.
+"""Which versions of the program run on a schema: that of its revision, and older ones if the migrations since allow them.
 
-A program knows the revisions before its own, and none after it. So each migration says with `compatible_from` whose
-programs its schema suits, and the database keeps that where an older program finds it.
+A program does not know the migrations after its own revision. So each migration names the oldest compatible revision
+(`compatible_from`), and the database stores the compatible revisions in a table, where older programs find them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _revisions = sa.table("compatible_revisions", sa.column("revision", sa.String))
 
 
 def write(connection: sa.Connection, scripts: ScriptDirectory, revision: str | None) -> None:
-    """Write whose programs run on the schema, in the place of what was written before.
+    """Store the revisions whose programs run on the schema, in place of those that were stored before.
 
     Args:
         connection: in a transaction that writes.
         scripts: the migrations.
-        revision: of the schema, of which they are; None for an empty database.
+        revision: of the schema; None for an empty database.
     """
     if revision is None or not _is_kept(connection):
         return

@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 from flask import request
 
-from jobs.enums import Order
+from jobs.enums import ANY, Order
 from jobs.models import Status
 from jobs.protocol.errors import InvalidRequestError
+from jobs.search.filters import Filters
 from jobs.search.query import Node, QueryError, parse
 from jobs.use_cases import searching
-from jobs.use_cases.filters import Filters
-from jobs.use_cases.queries import ANY
 from web import query
 from web.services import get_services
 

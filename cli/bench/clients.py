@@ -12,7 +12,7 @@ import httpx2
 
 from cli.errors import ExpectedError
 
-#: Of so many jobs, one is read as an event stream, and one is cancelled after its first poll.
+#: Of this number of jobs, one is read as an event stream, and one is cancelled after its first poll.
 STREAM_EVERY, CANCEL_EVERY = 10, 25
 #: Maximum seconds for a reply, and for a job.
 TIMEOUT = 600.0
@@ -70,7 +70,7 @@ class Clients:
         await self._stack.aclose()
 
     async def keep_busy(self, at_once: int, jobs: int) -> None:
-        """Ask a number of jobs, and have so many of them in the service at any time until the last ones end."""
+        """Ask a number of jobs, and keep ``at_once`` of them in the service until the last ones end."""
         left = iter(range(jobs))
 
         async def client() -> None:

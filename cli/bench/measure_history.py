@@ -27,10 +27,10 @@ from jobs.models import ANONYMOUS, Status
 from jobs.pipeline import Sampling
 from jobs.protocol.history import history, page
 from jobs.protocol.stats import statistics as statistics_as_json
+from jobs.search.filters import Filters
 from jobs.search.query import parse
 from jobs.use_cases import indexing, queries, searching, stages, submission
 from jobs.use_cases import statistics as statistics_of_jobs
-from jobs.use_cases.filters import Filters
 from jobs.use_cases.stages import Output
 from jobs.use_cases.statistics import By, Query
 from jobs.use_cases.submission import NewJob

@@ -46,7 +46,7 @@ class Result:
     engine: str
     workers: int
     jobs_an_hour: float
-    #: What so many simulated GPUs could do; None for the demo's model.
+    #: The jobs an hour that the simulated GPUs could do at most; None for the demo's model.
     possible: float | None
     #: Milliseconds of processor time for each job: of its worker, and of Redis.
     worker_cost: float
@@ -155,7 +155,7 @@ class _Service:
         self._stack.close()
 
     def measure(self, count: int, slots: int, seconds: float, job_seconds: float | None) -> Result:
-        """Have so many workers, and count the jobs that they complete while as many wait.
+        """Run a number of workers, and count the jobs that they complete while the queue is kept full.
 
         Args:
             count: of the workers.
@@ -164,7 +164,7 @@ class _Service:
             job_seconds: of a job whose GPU is simulated.
         """
         if job_seconds is not None:
-            # Slots that began together end together: parts of such a wave would be chance.
+            # Slots that began together end together. A part of such a wave would distort the rate.
             seconds = math.ceil(seconds / job_seconds) * job_seconds
         self._start(count)
         at_once = count * slots
@@ -194,7 +194,7 @@ class _Service:
         )
 
     def _start(self, count: int) -> None:
-        """Start workers until there are so many, and the web with the first ones."""
+        """Start workers until there are ``count``, and the web with the first ones."""
         is_first = not self._pids
         for number in range(len(self._pids), count):
             settings = Settings(data_dir=self._folder / f"worker-{number}")
@@ -222,7 +222,7 @@ class _Service:
         )
 
     def _top_up(self, waiting: int) -> None:
-        """Wait a moment, and ask as many questions as are missing."""
+        """Wait a moment, and then submit questions until ``waiting`` are queued again."""
         time.sleep(POLL_INTERVAL)  # Jobs that end notify nobody here.
         missing = waiting - self._count(Job.status == Status.QUEUED)
         if missing > 0:

@@ -1,7 +1,7 @@
 """How fast the machine is, measured again and again.
 
-A virtual machine shares its processors with others. Where it is slower for some minutes, so is its capacity, and what was
-80% of it is too much.
+A virtual machine shares its processors with others. While these are busy, the service's capacity is lower, and a load
+that was 80% of it would be too much.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Pace:
         self._samples: list[tuple[float, float]] = []
         self._reference = 0.0
 
-    async def keep_sampling(self, interval: float = INTERVAL) -> None:
+    async def keep_sampling(self) -> None:
         """Sample at intervals until it is cancelled."""
         while True:
             self.sample()
-            await asyncio.sleep(interval)
+            await asyncio.sleep(INTERVAL)
 
     def sample(self) -> None:
         """Measure once."""

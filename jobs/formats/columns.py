@@ -8,7 +8,7 @@ from enum import StrEnum
 class Kind(StrEnum):
     """The type of a column. Every value may be None too."""
 
-    #: What is no text, as what stands for an erased one, is null where columns have types.
+    #: A value that is no text, such as the object in place of an erased one, is null in formats with typed columns.
     TEXT = "text"
     INTEGER = "integer"
     NUMBER = "number"

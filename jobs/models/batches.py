@@ -26,8 +26,8 @@ class Batch(Base):
         enum(BatchStatus, "status"), default=BatchStatus.VALIDATING
     )
     endpoint: Mapped[str] = mapped_column(sa.String(40))
-    #: What of a chat's messages is asked where a line does not say so: the setting of the web that
-    #: accepted the batch.
+    #: The default of a line's ``context`` if it is a chat completion: the setting of the web that accepted
+    #: the batch.
     chat_context: Mapped[str] = mapped_column(sa.String(16))
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
     #: The client's ``Idempotency-Key``, and the SHA-256 of the request that came with it.
@@ -49,7 +49,7 @@ class Batch(Base):
     #: When it completed, failed, expired or was cancelled.
     ended_at: Mapped[dt.datetime | None]
 
-    #: How far the input file is validated: the next line begins after so many bytes and lines.
+    #: The numbers of bytes and lines of the input file that are validated.
     validated_bytes: Mapped[int] = mapped_column(sa.BigInteger, default=0)
     validated_lines: Mapped[int] = mapped_column(default=0)
     #: Of the validation: ``code``, ``line``, ``message`` and ``param`` each.

@@ -47,11 +47,11 @@ class ErrorKind(StrEnum):
     NOT_FOUND = "not_found"
     #: Use another idempotency key.
     CONFLICT = "conflict"
-    #: What was asked for does not fit the state that the job is in.
+    #: The job's state does not allow the request.
     WRONG_STATE = "wrong_state"
     #: Ask again when the job has come further.
     TOO_EARLY = "too_early"
-    #: Retry later: the client, or all clients together, asked for too much.
+    #: Retry later: the client, or all clients together, exceeded a limit.
     RATE_LIMITED = "rate_limited"
     #: Retry later: a part of the service does not respond, or is busy.
     UNAVAILABLE = "unavailable"

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from jobs.models import Attempt, Erasure, Job, Review
-from jobs.pipeline import Role
+from jobs.pipeline import Role, sampling_values
 from jobs.search.query import Node
 from jobs.search.snippets import Highlighter, Snippet
 from jobs.times import rfc3339
@@ -39,11 +39,7 @@ def history(job: Job) -> dict[str, Any]:
         "input_items": text("/input_items", job.input_items),
         "previous_response_id": job.previous_response_id,
         "options": text("/options", job.options or {}),
-        "temperature": job.temperature,
-        "top_k": job.top_k,
-        "top_p": job.top_p,
-        "max_output_tokens": job.max_output_tokens,
-        "seed": job.seed,
+        **sampling_values(job),
         "stop": text("/stop", job.stop),
         "background": job.background,
         "traceparent": job.traceparent,
@@ -163,11 +159,7 @@ def _attempt(attempt: Attempt, pointer: str, text: _Texts) -> dict[str, Any]:
         "status": attempt.status.value,
         "prompt": text(f"{pointer}/prompt", attempt.prompt),
         "output": text(f"{pointer}/output", attempt.output),
-        "temperature": attempt.temperature,
-        "top_k": attempt.top_k,
-        "top_p": attempt.top_p,
-        "max_output_tokens": attempt.max_output_tokens,
-        "seed": attempt.seed,
+        **sampling_values(attempt),
         "prompt_tokens": attempt.prompt_tokens,
         "output_tokens": attempt.output_tokens,
         "finish_reason": attempt.finish_reason,

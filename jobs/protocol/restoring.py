@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.models import Attempt, AttemptStatus, Erasure, Job, Review, Status, Worker
-from jobs.pipeline import Role
+from jobs.pipeline import SAMPLING_PARAMETERS, Role
 from jobs.protocol import restorable
 from jobs.protocol.history import history, origin
 from jobs.tlog.exported import PROOFS, Checked, HistoryError
@@ -143,11 +143,7 @@ def _job(data: Mapping[str, Any]) -> Job:
         turns=data["turns"],
         previous_response_id=data["previous_response_id"],
         options=data["options"] or None,
-        temperature=data["temperature"],
-        top_k=data["top_k"],
-        top_p=data["top_p"],
-        max_output_tokens=data["max_output_tokens"],
-        seed=data["seed"],
+        **{name: data[name] for name in SAMPLING_PARAMETERS},
         stop=data["stop"],
         rounds=data["rounds"],
         priority=data["priority"],
@@ -194,11 +190,7 @@ def _attempt(number: int, data: Mapping[str, Any], workers: dict[str, Worker]) -
         status=AttemptStatus(data["status"]),
         prompt=_text(data["prompt"]),
         output=data["output"],
-        temperature=data["temperature"],
-        top_k=data["top_k"],
-        top_p=data["top_p"],
-        max_output_tokens=data["max_output_tokens"],
-        seed=data["seed"],
+        **{name: data[name] for name in SAMPLING_PARAMETERS},
         prompt_tokens=data["prompt_tokens"],
         output_tokens=data["output_tokens"],
         finish_reason=data["finish_reason"],

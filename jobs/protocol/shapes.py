@@ -188,7 +188,7 @@ def _preference(job: Job) -> dict[str, Any] | None:
     if not (_is_whole(job, draft) and _is_whole(job, final)):
         return None
     if (draft.output or "").strip() == (final.output or "").strip():
-        return None  # Nothing can be learned from a space.
+        return None  # The text is white space only.
     if not _is_kept(job, draft) or not _is_kept(job, final, "output"):
         return None
     review = review_of(job)
@@ -236,7 +236,7 @@ def _is_kept(job: Job, attempt: Attempt, *names: str) -> bool:
 
 
 def _is_whole(job: Job, attempt: Attempt) -> bool:
-    """Return whether a text ended by itself: a model that learns from others would stop anywhere.
+    """Return whether a text ended by itself. From texts that were cut, a model would learn to stop anywhere.
 
     The last text of a job with stop strings may have ended at one of them, even if its server did not say so.
     """

@@ -2,8 +2,8 @@
 
 So a filter is one more term of the query, however many of them there are, and the databases intersect them. A
 term is the facet's name and a hash of the value; words have no ``_``, so that they never meet. Ranges of
-numbers are divided into buckets. Those at the ends of a range have other numbers too, so whoever searches
-compares the number as well.
+numbers are divided into buckets. The buckets at the ends of a range also have numbers outside of it, so a search
+compares the numbers of the documents as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jobs.search.query import Any, Node, Term
 
 #: Ratings as parts of terms.
 _RATINGS = {None: "none", -1: "worse", 0: "same", 1: "better"}
-#: Attempts beyond this number count as so many.
+#: Larger numbers of attempts have the terms of this one.
 MAX_ATTEMPTS = 8
 #: The buckets of a changed share, and the powers of two of the buckets of a duration in seconds.
 SHARES = 20
@@ -35,12 +35,12 @@ def rating_term(rating: int | None) -> str:
 
 
 def attempts_terms(attempts: int) -> list[str]:
-    """Return the terms of a job with so many attempts at one stage: one for each minimum that it meets."""
+    """Return the terms of a job with this number of attempts at one stage: one for each minimum that it meets."""
     return [f"_attempts_{number}" for number in range(2, min(attempts, MAX_ATTEMPTS) + 1)]
 
 
 def at_least(attempts: int) -> Node:
-    """Return the query for jobs with so many attempts at one stage."""
+    """Return the query for jobs with at least this number of attempts at one stage."""
     return Term(attempts_terms(attempts)[-1])
 
 

@@ -14,7 +14,7 @@ from jobs.search.words import BREAK
 SATURATION = 1.2
 DISCOUNT = 0.75
 MEAN_LENGTH = 2000
-#: An occurrence in the question counts as so many.
+#: The weight of an occurrence in the question; one in an output has the weight 1.
 QUESTION = 3
 #: Scores are integers, so that they can be part of a cursor.
 SCALE = 1_000_000

@@ -26,7 +26,7 @@ _IS_UNINDEXED = sa.and_(
     Job.worker_id.is_(None),
     sa.or_(Job.unindexed > sa.literal_column("0"), Job.counted.is_(None)),
 )
-#: In the order of the index, which PostgreSQL may take for larger than it is, and then not look at.
+#: Ordered as the index is. Otherwise PostgreSQL, which may overestimate the index's size, may not use it.
 _ANY_UNINDEXED = sa.select(sa.literal(1)).where(_IS_UNINDEXED).order_by(Job.finished_at).limit(1)
 _TAKE = (
     sa.update(Job)
@@ -176,7 +176,7 @@ def moment(document_id: int) -> dt.datetime:
 
 
 def tie(job_id: str) -> int:
-    """Return where a job comes among those of the same moment, mostly as its id does."""
+    """Return the low bits of a document's id, which order the jobs of one microsecond, mostly as their ids do."""
     match = re.fullmatch(r"resp_[0-9a-f]{12}([0-9a-f]{3})[0-9a-f]{17}", job_id)
     return int(match[1], 16) >> 1 if match else 0
 

@@ -178,7 +178,7 @@ def size(connection: sa.Connection, file_id: str) -> int:
 
 
 def read(connection: sa.Connection, file_id: str, position: int, *, chunks: int) -> bytes:
-    """Return a file's content from a position on, up to the end of so many chunks; empty at its end."""
+    """Return a file's content from a position on, up to the end of a number of chunks; empty at its end."""
     parameters = {"file": file_id, "position": position, "limit": chunks}
     rows = connection.execute(_READ, parameters).all()
     if not rows:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer, selectinload, undefer
@@ -18,8 +18,10 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import ORMOption
 
 from jobs.column_types import utcnow
+from jobs.enums import ANY
 from jobs.errors import JobNotFoundError
 from jobs.models import OPEN, Attempt, Job, Status
+from jobs.search import filters
 from jobs.statements import endings
 from jobs.statements.owners import is_owned
 
@@ -32,9 +34,6 @@ IS_LEASED = Job.worker_id.is_not(None)
 
 #: The same as `IS_OPEN`, for statements that are built once: SQLAlchemy expands an ``IN`` at each execution.
 IS_OPEN_EXPANDED = sa.or_(*(Job.status == status for status in OPEN))
-
-#: As the rating of a list: any, or none.
-ANY = 2
 
 
 class JobVersion(NamedTuple):
@@ -66,6 +65,11 @@ class Filters:
     until: dt.datetime | None = None
     #: The last rating of the regeneration; None for jobs without one, `ANY` for all.
     rating: int | None = ANY
+
+    @classmethod
+    def of(cls, filters: filters.Filters, owner: str | None) -> Self:
+        """Return the filters of a list that the table of jobs has indexes for, with an owner; None for all."""
+        return cls(owner, filters.since, filters.until, filters.rating)
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return what a job must meet."""

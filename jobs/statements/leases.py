@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.models import Job, Status, Worker
+from jobs.pipeline import SAMPLING_PARAMETERS
 from jobs.statements import attempts, endings, pauses
 from jobs.statements.jobs import IS_LEASED, IS_OPEN_EXPANDED, select_unlocked
 from jobs.timing import LEASE
@@ -51,11 +52,7 @@ _TO_RUN = (
     Job.system,
     Job.question,
     Job.turns,
-    Job.temperature,
-    Job.top_k,
-    Job.top_p,
-    Job.max_output_tokens,
-    Job.seed,
+    *(getattr(Job, name) for name in SAMPLING_PARAMETERS),
     Job.stop,
     Job.ready_at,
     Job.deadline_at,

@@ -42,7 +42,8 @@ def get_checkpoint(
     Args:
         connection: in any transaction.
         size: the minimum number of entries.
-        max_age: if given, return the newest checkpoint rather than one that is so many seconds older.
+        max_age: in seconds; the newest checkpoint is returned instead of one that is older than it by more. None for no
+            limit.
     """
     newest = newest_checkpoint(connection)
     if newest is None:

@@ -1,4 +1,4 @@
-"""Statements that search.
+"""Statements that search. What they find are ids of documents, which `jobs.statements.found_documents` reads.
 
 SQLite's FTS5 finds documents in the order of jobs. PostgreSQL's GIN finds all documents of a term before it returns the
 first. So there a search for frequent terms looks for them within one period after another, from the newest on
@@ -9,16 +9,15 @@ long the periods should be, is what PostgreSQL's planner estimates.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any as AnyType
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, load_only
 
-from jobs.column_types import UTCDateTime
-from jobs.models import Attempt, Job, SearchDocument
+from jobs.models import SearchDocument
+from jobs.search.filters import Bounds, Wanted
 from jobs.search.query import (
     All,
     Any,
@@ -31,20 +30,19 @@ from jobs.search.query import (
     to_fts5,
     to_tsquery,
 )
-from jobs.statements.documents import LAST_ID, PERIODS, TIE_BITS, first_id, period_term, tie
-from jobs.statements.owners import is_owned
+from jobs.statements.documents import LAST_ID, PERIODS, TIE_BITS, period_term
 
-#: Documents by which the density of a range is measured.
+#: The number of documents from which the density of a range is estimated.
 _PROBE = 64
-#: The maximum number of documents to find at once, where the index answers alone and where they are compared, and the
+#: The maximum number of documents to find at once if the index answers alone, the same if they are compared, and the
 #: number to compare at once.
 _MAX_FOUND, _MAX_CANDIDATES, _MAX_COMPARED = 2000, 1000, 300
-#: The share of the time searched that a period may have. With a longer one all is searched at once: its term has so many
-#: documents that it costs the index more than it saves.
+#: The maximum share of the searched time that a period may have. Beyond it all is searched at once: reading the
+#: documents of the period's term would cost more than it saves.
 _MOST = 1 / 4
-#: The share of the maximum number of candidates that a longer period may be expected to have.
+#: A longer period is chosen only if it is likely to have at most this share of the maximum number of candidates.
 _FULL = 0.7
-#: Documents that a search may compare in vain before it stops.
+#: The maximum number of documents that a search compares without a match before it stops.
 MAX_EFFORT = 500
 
 _documents = SearchDocument.__table__
@@ -52,23 +50,14 @@ _fts = sa.table("search_index", sa.column("rowid", sa.BigInteger))
 _TERMS: sa.ColumnElement[AnyType] = sa.literal_column(
     "array_to_tsvector(string_to_array(terms, ' '))"
 )
-#: The number of documents, and the lowest and the highest id. And from here on no plans that read documents rather than
-#: the index, nor compiling, which takes longer than the search.
+#: Returns the number of documents, and the lowest and highest id. For the rest of the transaction it turns off plans
+#: that do not use the index, and JIT compilation, which takes longer than the search.
 _PLAN_BY_INDEX = sa.text(
     "SELECT reltuples::float8 AS number, (SELECT min(id) FROM search_documents) AS lowest, "
     "(SELECT max(id) FROM search_documents) AS highest, set_config('enable_seqscan', 'off', true), "
     "set_config('enable_indexscan', 'off', true), set_config('jit', 'off', true) "
     "FROM pg_class WHERE oid = 'search_documents'::regclass"
 )
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is searched for."""
-
-    node: Node
-    #: What documents must meet besides: numbers of which the terms only have ranges.
-    conditions: Sequence[sa.ColumnElement[bool]] = ()
 
 
 @dataclass
@@ -114,7 +103,9 @@ def find(
         ids = search.candidates(low, high, level, most, ordered=ordered)
         if len(ids) >= most:
             if not ordered:
-                level = search.shorter(level, first, end)  # The newest of them may be any.
+                level = search.shorter(
+                    level, first, end
+                )  # They are in no order, so the newest may be missing.
                 continue
             low, high = (ids[-1], high) if newest_first else (low, ids[-1] + 1)
         ids.sort(reverse=newest_first)
@@ -156,7 +147,7 @@ class _Search:
         self._node = wanted.node
         self._newest_first = newest_first
         self._sqlite = connection.dialect.name == "sqlite"
-        conditions = list(wanted.conditions)
+        conditions = [each for bounds in wanted.bounds for each in _within(bounds)]
         if not is_exact(wanted.node):
             contains = sa.func.instr if self._sqlite else sa.func.strpos
             words = sa.column("words", sa.Text)
@@ -164,8 +155,8 @@ class _Search:
         self._condition = sa.and_(sa.true(), *conditions) if conditions else None
         #: Whether documents of any period come in order.
         self.is_ordered = self._sqlite
-        #: How much shorter a period should be that had more than the maximum of documents: where that is small, there
-        #: may be few more.
+        #: By how many levels to shorten a period with too many documents. Fewer if the maximum is small, since there
+        #: may be only a few more documents.
         self._levels_back = 4 if self._condition is None else 2
 
     def maximum(self, limit: int) -> int:
@@ -188,7 +179,7 @@ class _Search:
         documents = connection.execute(_PLAN_BY_INDEX).one()
         if not ids:
             return everything, first, first
-        # Periods without documents may be many.
+        # Skip the periods without documents at the ends, of which there may be many.
         if self._newest_first:
             first, end = max(first, int(documents.lowest)), ids[0] + 1
         else:
@@ -224,7 +215,7 @@ class _Search:
 
         Args:
             level: of a period that had few candidates.
-            rate: how many it had for each id that there might be.
+            rate: its number of candidates divided by its number of possible ids.
             first, end: what is left of the range.
             limit: the number of matches that are needed.
         """
@@ -233,7 +224,7 @@ class _Search:
         if self._is_most(longest, first, end) and rate * (end - first) < most / 2:
             return len(PERIODS)
         longest = min(longest, len(PERIODS) - 1)
-        # Candidates that are too many are found in vain.
+        # A period with more candidates than the maximum is read for nothing.
         while longest > level and rate * (1 << PERIODS[longest] + TIE_BITS) > most * _FULL:
             longest -= 1
         return longest
@@ -246,7 +237,7 @@ class _Search:
         return level
 
     def _is_most(self, level: int, first: int, end: int) -> bool:
-        """Return whether periods of a level are so long that all of a range should be searched at once."""
+        """Return whether a level's periods are too long to be worth it, so that a range is searched at once."""
         if level >= len(PERIODS):
             return True
         return 1 << PERIODS[level] + TIE_BITS > _MOST * (end - first)
@@ -309,6 +300,15 @@ def _is_any(connection: sa.Connection, ids: Collection[int]) -> sa.ColumnElement
     return _documents.c.id.in_(sa.select(each.c.value))
 
 
+def _within(bounds: Bounds) -> Iterator[sa.ColumnElement[bool]]:
+    """Yield the conditions that a number of a document is in a range."""
+    column = _documents.c[bounds.column]
+    if bounds.least is not None:
+        yield column >= bounds.least
+    if bounds.most is not None:
+        yield column <= bounds.most
+
+
 class _TSQuery(sa.types.UserDefinedType[str]):
     cache_ok = True
 
@@ -337,45 +337,3 @@ def words_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, str]:
     """Return the words of documents, by their ids."""
     query = sa.select(_documents.c.id, _documents.c.words).where(_is_any(connection, ids))
     return {row.id: row.words for row in connection.execute(query)}
-
-
-def load(session: Session, ids: Collection[int]) -> dict[int, tuple[Job, SearchDocument]]:
-    """Return documents with their jobs, by the documents' ids. Those that are gone are left out."""
-    query = sa.select(Job, SearchDocument).join(SearchDocument, SearchDocument.job_id == Job.id)
-    rows = session.execute(query.where(SearchDocument.id.in_(ids)))
-    return {document.id: (job, document) for job, document in rows}
-
-
-def load_documents(session: Session, job_ids: Collection[str]) -> dict[str, SearchDocument]:
-    """Return the documents of jobs, by the jobs' ids. Jobs that are not indexed are left out."""
-    query = sa.select(SearchDocument).where(SearchDocument.job_id.in_(job_ids))
-    return {document.job_id: document for document in session.scalars(query)}
-
-
-def load_outputs(session: Session, job_ids: Collection[str]) -> dict[str, list[Attempt]]:
-    """Return the attempts of jobs that have an output, without their prompts, the newest first."""
-    columns = (Attempt.job_id, Attempt.stage_index, Attempt.role, Attempt.output)
-    query = (
-        sa.select(Attempt)
-        .where(Attempt.job_id.in_(job_ids), Attempt.output.is_not(None))
-        .order_by(Attempt.id.desc())
-        .options(load_only(*columns, raiseload=True))
-    )
-    outputs: dict[str, list[Attempt]] = {}
-    for attempt in session.scalars(query):
-        outputs.setdefault(attempt.job_id, []).append(attempt)
-    return outputs
-
-
-def id_of(connection: sa.Connection, owner: str | None, job_id: str) -> int | None:
-    """Return the id of the document of an owner's job, or that it would have; None if there is no such job."""
-    query = (
-        sa.select(SearchDocument.id, sa.type_coerce(Job.created_at, UTCDateTime()))
-        .select_from(Job)
-        .outerjoin(SearchDocument, SearchDocument.job_id == Job.id)
-        .where(Job.id == job_id, is_owned(Job.owner, owner))
-    )
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
-    return first_id(row[1]) + tie(job_id) if row[0] is None else int(row[0])

@@ -48,7 +48,7 @@ class Checked:
     #: Whether the signature of its proof was checked, and whether those of all first logs were.
     signed: bool
     origin_signed: bool
-    #: The number of reviews and erasures without a proof: as whoever wrote them into the history.
+    #: The number of reviews and erasures without a proof. Anyone could have added them to the history.
     unproved: int
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from jobs.tlog.canonical import canonical
 from jobs.tlog.salted import Salts, is_erased, text_hash
 
-#: The fields of a record that are recorded as they are.
+#: The fields of a record that are recorded as they are. These lists are the format of signed records, so nothing derives
+#: them: a field that comes later is `_OPTIONAL`.
 _PLAIN = (
     "id",
     "owner",

@@ -16,7 +16,7 @@ from jobs.statements import batches, files
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.batch_work import end
 
-#: Of a failed validation; it ends when there are so many.
+#: The maximum number of errors of a validation, which ends there.
 MAX_ERRORS = 100
 
 

@@ -14,12 +14,12 @@ from jobs.database import Database
 from jobs.enums import Order
 from jobs.errors import JobNotFoundError
 from jobs.models import Job
+from jobs.search.filters import Filters
 from jobs.statements import job_lists, jobs, whole_jobs
 from jobs.statements.job_lists import Place
 from jobs.times import MICROSECOND
 from jobs.tlog.proof import Proof
 from jobs.use_cases import proving, searching
-from jobs.use_cases.filters import Filters
 
 __all__ = ["Exported", "Filters", "pages", "selected"]
 
@@ -57,7 +57,7 @@ def pages(
     if of is not None and owner is not None and of != owner:
         return
     whose = owner if of is None else of
-    plain = filters.plain(whose)
+    plain = jobs.Filters.of(filters, whose)
     with database.read() as connection:
         last = job_lists.find_last(connection, plain)
     if last is None:

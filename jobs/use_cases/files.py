@@ -139,7 +139,7 @@ def list_files(
 def read_file(
     database: Database, file_id: str, position: int, *, chunks: int = READ_CHUNKS
 ) -> bytes:
-    """Return some of a file's content from a position on, up to the end of so many chunks.
+    """Return some of a file's content from a position on, up to the end of a number of chunks.
 
     It is empty at the file's end, or if the file was deleted.
     """

@@ -6,12 +6,12 @@ import datetime as dt
 from collections.abc import Collection
 
 from jobs.database import Database
+from jobs.enums import ANY
 from jobs.errors import CursorError, JobNotFoundError
 from jobs.models import Status
+from jobs.search.filters import Filters
 from jobs.statements import job_lists, jobs, listing
 from jobs.statements.listing import Opening
-from jobs.use_cases.filters import Filters
-from jobs.use_cases.queries import ANY
 
 __all__ = [
     "MAX_COUNT",
@@ -23,7 +23,7 @@ __all__ = [
     "openings",
 ]
 
-#: Where counts end. More are as many.
+#: Counting stops at these numbers.
 MAX_COUNT, MAX_NEW = 1000, 100
 #: Characters of an answer's beginning.
 LENGTH = 160
@@ -79,5 +79,5 @@ def count_newer(database: Database, owner: str | None, filters: Filters, job_id:
         except JobNotFoundError:
             raise CursorError(job_id) from None
         return listing.count_newer(
-            connection, filters.plain(owner), filters.statuses, place, MAX_NEW
+            connection, jobs.Filters.of(filters, owner), filters.statuses, place, MAX_NEW
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime as dt
 
 from jobs.database import Database
+from jobs.enums import ANY
 from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
 from jobs.page_request import PageRequest
 from jobs.statements import job_lists, jobs
-from jobs.statements.jobs import ANY, FoundVersion, JobVersion
+from jobs.statements.jobs import FoundVersion, JobVersion
 
 __all__ = [
-    "ANY",
     "JobVersion",
     "find_beside",
     "find_original",

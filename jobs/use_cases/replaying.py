@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.errors import ErasedError, NothingToReplayError
 from jobs.models import Job
-from jobs.pipeline import Sampling, Turn
+from jobs.pipeline import Sampling, Turn, sampling_values
 from jobs.use_cases.submission import NewJob
 
 
@@ -28,14 +28,7 @@ def replay_of(job: Job) -> NewJob:
     return NewJob(
         question=job.question,
         system=job.system,
-        sampling=Sampling(
-            temperature=job.temperature,
-            top_k=job.top_k,
-            top_p=job.top_p,
-            max_output_tokens=job.max_output_tokens,
-            seed=job.seed,
-            stop=tuple(job.stop or ()),
-        ),
+        sampling=Sampling(**sampling_values(job), stop=tuple(job.stop or ())),
         rounds=job.rounds,
         priority=job.priority,
         background=True,

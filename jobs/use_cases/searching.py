@@ -1,8 +1,8 @@
 """Lists of jobs with filters and full-text search.
 
 Jobs are read from their own table where its indexes are enough: by owner, status and time. All other filters
-and the full text are those of the search index, which has jobs that have ended. Those that have not are few, and are
-looked through for metadata, the only thing that they could be found by.
+and the full text need the search index, which has ended jobs only. Open jobs are few, and metadata is the only one
+of these filters that they can meet, so they are compared one by one.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from jobs import adapter_names
 from jobs.database import Database
-from jobs.enums import Order
+from jobs.enums import ANY, Order
 from jobs.errors import CursorError, JobNotFoundError
 from jobs.models import Attempt, Job, SearchDocument, Status
+from jobs.search.filters import Filters, Wanted
 from jobs.search.ranking import score
-from jobs.statements import documents, job_lists, jobs, rollups, search
+from jobs.statements import documents, found_documents, job_lists, jobs, rollups, search
 from jobs.statements.documents import LAST_ID
-from jobs.statements.jobs import ANY
 from jobs.statements.search import MAX_EFFORT
 from jobs.times import MICROSECOND
-from jobs.use_cases import adapters, indexing
-from jobs.use_cases.filters import Filters
+from jobs.use_cases import indexing
 
 log = logging.getLogger(__name__)
 
 #: The number of matches that are ranked together, the newest first.
 RANKED = 200
-#: Jobs that have not ended that a page may look through: that takes about ten milliseconds.
+#: The maximum number of open jobs that a page compares, in about ten milliseconds.
 MAX_UNFINISHED = 2000
-#: Jobs that a search may index before it begins: each takes about a millisecond.
+#: The maximum number of jobs that a search indexes before it begins, at about a millisecond each.
 MAX_CAUGHT_UP = 4
 
 
@@ -113,13 +113,13 @@ def _list(database: Database, request: _Request) -> Page:
     with database.read_session() as session:
         page, has_more = job_lists.list_page(
             session,
-            request.filters.plain(request.owner),
+            jobs.Filters.of(request.filters, request.owner),
             request.filters.statuses,
             limit=request.limit,
             after=_place_in_table(session.connection(), request),
             newest_first=request.order is not Order.OLDEST,
         )
-        documents = search.load_documents(session, [job.id for job in page])
+        documents = found_documents.load_documents(session, [job.id for job in page])
     listed = [Listed(job, documents.get(job.id)) for job in page]
     return Page(listed, page[-1].id if has_more else None)
 
@@ -142,7 +142,7 @@ def _catch_up(database: Database) -> None:
             if len(prepared) <= MAX_CAUGHT_UP:
                 indexing.put(database, prepared)
     except sa.exc.DBAPIError as error:
-        # Who can only read, or not write now, searches what is indexed.
+        # The database is read-only or busy. The search then lacks the jobs that have just ended.
         log.debug("jobs that have just ended are not indexed before a search: %s", error)
 
 
@@ -153,24 +153,26 @@ class _Found:
     #: Of documents, in order.
     ids: list[int]
     next: str | None
-    #: Which of the documents do not exist: those that jobs that have not ended will have, with the jobs' ids.
+    #: The open jobs of the page, by the ids that their documents will have.
     unfinished: Mapping[int, str] = field(default_factory=dict)
 
 
 def _load(database: Database, request: _Request, found: _Found) -> list[Listed]:
     with database.read_session() as session:
-        rows: dict[int, tuple[Job, SearchDocument | None]] = {**search.load(session, found.ids)}
+        rows: dict[int, tuple[Job, SearchDocument | None]] = {
+            **found_documents.load(session, found.ids)
+        }
         waiting = jobs.load(session, found.unfinished.values())
         rows |= {
             i: (waiting[name], None) for i, name in found.unfinished.items() if name in waiting
         }
-        # Terms are hashes; an owner's jobs are an owner's.
+        # Terms are short hashes, which may collide. That must not show a job of another owner.
         loaded = [
             rows[i] for i in found.ids if i in rows and request.owner in (None, rows[i][0].owner)
         ]
         outputs = {}
         if request.filters.query is not None:
-            outputs = search.load_outputs(session, [job.id for job, _ in loaded])
+            outputs = found_documents.load_outputs(session, [job.id for job, _ in loaded])
     return [Listed(job, document, outputs.get(job.id, ())) for job, document in loaded]
 
 
@@ -209,10 +211,10 @@ class _Range:
         return self.first <= place < self.end
 
 
-def _wanted(connection: sa.Connection, request: _Request) -> search.Wanted:
+def _wanted(connection: sa.Connection, request: _Request) -> Wanted:
     """Return the filters of a request as a query of the search index."""
     adapter = request.filters.adapter
-    named = () if adapter is None else adapters.names(rollups.models(connection), adapter)
+    named = () if adapter is None else adapter_names.names(rollups.models(connection), adapter)
     return request.filters.wanted(request.owner, sorted(named))
 
 
@@ -256,7 +258,7 @@ def _place(connection: sa.Connection, owner: str | None, after: str) -> int:
             jobs.check_id(after)
         except JobNotFoundError:
             raise CursorError(after) from None
-        place = search.id_of(connection, owner, after)
+        place = found_documents.id_of(connection, owner, after)
     if place is None or place > LAST_ID:
         raise CursorError(after)
     return place
@@ -301,7 +303,7 @@ def _unfinished(connection: sa.Connection, request: _Request, within: _Range) ->
 
 @dataclass(frozen=True)
 class _RankCursor:
-    """Where a page of ranked documents begins, and which of them are ranked: jobs that end meanwhile move no others.
+    """Where a page of ranked documents begins, and the range that is ranked, so that jobs that end meanwhile move no others.
 
     ``rank_FIRST_END_RANK_ID`` is the place after a document in the same ranking. ``rank_FIRST_END`` is the beginning
     of the next one.
@@ -337,7 +339,7 @@ def _rank(database: Database, request: _Request) -> _Found:
         end, last = min(end, cursor.end), cursor.last
         if last is not None:
             first = max(first, cursor.first)
-            # All that was ranked is ranked again, whatever ended since.
+            # Rank the same jobs again, and also those that ended since.
             ranked, effort = 2 * RANKED, LAST_ID
     with database.read() as connection:
         wanted = _wanted(connection, request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from jobs import pipeline
 from jobs.database import Database
 from jobs.models import AttemptStatus, Job, Status
-from jobs.pipeline import Sampling, Stage, Turn
+from jobs.pipeline import Sampling, Stage, Turn, sampling_values
 from jobs.statements import attempts, jobs, leases, pauses, workers
 from jobs.statements.leases import Lease
 
@@ -131,11 +131,7 @@ def claim(
             worker_id=worker_id,
             status=AttemptStatus.RUNNING,
             prompt=prompt,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            max_output_tokens=sampling.max_output_tokens,
-            seed=sampling.seed,
+            **sampling_values(sampling),
             queued_at=job.ready_at,
             started_at=job.now,
         )
@@ -183,14 +179,9 @@ def _claim(
 
 
 def _sampling(job: sa.Row[*tuple[Any, ...]], stage: Stage) -> Sampling:
-    return Sampling(
-        temperature=job.temperature,
-        top_k=job.top_k,
-        top_p=job.top_p,
-        max_output_tokens=job.max_output_tokens,
-        seed=pipeline.stage_seed(job.seed, stage.index),
-        stop=tuple(job.stop or ()) if _is_last(job, stage) else (),
-    )
+    stop = tuple(job.stop or ()) if _is_last(job, stage) else ()
+    sampling = Sampling(**sampling_values(job), stop=stop)
+    return replace(sampling, seed=pipeline.stage_seed(job.seed, stage.index))
 
 
 def _is_last(job: sa.Row[*tuple[Any, ...]], stage: Stage) -> bool:

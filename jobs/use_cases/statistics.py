@@ -7,13 +7,14 @@ may be as many as jobs, are made from the jobs themselves, up to a maximum.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from jobs import adapter_names
 from jobs.database import Database
 from jobs.errors import StatisticsError
 from jobs.models import OPEN, Status
@@ -23,7 +24,6 @@ from jobs.statements.rollups import NO_MODEL
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import FIRST, LAST, Level, Run, at_or_after, cover, start_of
 from jobs.statistics.tally import Tally
-from jobs.use_cases import adapters
 
 #: The maximum number of hours or days of one reading.
 MAX_PERIODS = 800
@@ -143,14 +143,14 @@ def read(
         StatisticsError: the range is empty or too long, or there is nothing to compare.
     """
     whose = owner if query.owner is None else query.owner
-    nobodys = owner is not None and whose != owner
+    sees_none = owner is not None and whose != owner
     with database.read() as connection:
         since, until = _range(connection, whose, query, max_periods)
         models = rollups.models(connection)
         compared = _sides(query.compare, models)
         parts: list[_Part] = []
         open_jobs = dict.fromkeys(OPEN, 0)
-        if not nobodys:
+        if not sees_none:
             filters = Filters(whose, since, until)
             if query.by is By.METADATA:
                 parts = _parts_of_jobs(connection, filters, query.key, max_jobs)
@@ -161,29 +161,16 @@ def read(
             open_jobs = listing.count_by_status(connection, filters, OPEN, MAX_OPEN)
         is_current = not documents.any_unindexed(connection)
     parts = [part for part in parts if _is_wanted(part.model, query, models)]
-    groups: dict[Key, Tally] = {}
     by_model: dict[str, Tally] = {}
     for part in parts:
         _merge(by_model, part.model, part.tally)
-        if query.by in (By.HOUR, By.DAY, By.METADATA):
-            _merge(groups, part.common, part.tally)
     total = Tally()
     for model, tally in by_model.items():
         total.merge(tally)
-        for key in _keys(query.by, model, models):
-            _merge(groups, key, tally)
         for side in compared or ():
             if model in side.models:
                 side.tally.merge(tally)
-    other_values, others = 0, Tally()
-    if query.by not in (By.HOUR, By.DAY):
-        ordered = sorted(groups.items(), key=lambda group: (-group[1].jobs, str(group[0])))
-        if query.by is By.METADATA:
-            for _, tally in ordered[MAX_VALUES:]:
-                others.merge(tally)
-            other_values = len(ordered[MAX_VALUES:])
-            ordered = ordered[:MAX_VALUES]
-        groups = dict(ordered)
+    groups, others, other_values = _grouped(query.by, parts, by_model, models)
     return Statistics(
         query=query,
         since=since,
@@ -198,6 +185,30 @@ def read(
         models=models,
         compared=compared,
     )
+
+
+def _grouped(
+    by: By | None,
+    parts: Sequence[_Part],
+    by_model: Mapping[str, Tally],
+    models: Mapping[str, dict[str, Any]],
+) -> tuple[dict[Key, Tally], Tally, int]:
+    """Return the groups, the largest first unless they are periods; the sum of those left out, and their number."""
+    groups: dict[Key, Tally] = {}
+    if by in (By.HOUR, By.DAY, By.METADATA):
+        for part in parts:
+            _merge(groups, part.common, part.tally)
+    for model, tally in by_model.items():
+        for key in _keys(by, model, models):
+            _merge(groups, key, tally)
+    others = Tally()
+    if by in (By.HOUR, By.DAY):
+        return groups, others, 0
+    ordered = sorted(groups.items(), key=lambda group: (-group[1].jobs, str(group[0])))
+    kept = MAX_VALUES if by is By.METADATA else len(ordered)
+    for _, tally in ordered[kept:]:
+        others.merge(tally)
+    return dict(ordered[:kept]), others, len(ordered[kept:])
 
 
 def any_of_others(database: Database, owner: str) -> bool:
@@ -285,7 +296,9 @@ def _is_wanted(model: str, query: Query, models: Mapping[str, dict[str, Any]]) -
 
 def _has_adapter(description: Mapping[str, Any], wanted: str) -> bool:
     """Return whether a model has an adapter that is meant by a name or a digest."""
-    return any(adapters.is_meant(adapter, wanted) for adapter in adapters.of_model(description))
+    return any(
+        adapter_names.is_meant(adapter, wanted) for adapter in adapter_names.of_model(description)
+    )
 
 
 def _keys(by: By | None, model: str, models: Mapping[str, dict[str, Any]]) -> list[Key]:

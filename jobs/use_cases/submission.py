@@ -13,7 +13,7 @@ from jobs.database import Database
 from jobs.errors import IdempotencyError, QueueFullError, QuotaExceededError
 from jobs.ids import new_id
 from jobs.models import ApiKey, Job
-from jobs.pipeline import Sampling, Turn
+from jobs.pipeline import Sampling, Turn, sampling_values
 from jobs.queued_counts import QueuedCounts
 from jobs.statements import in_queue, jobs
 from jobs.trace_context import TraceContext
@@ -75,7 +75,7 @@ def submit(
 
     Raises:
         QueueFullError: there are ``max_queued`` queued jobs.
-        QuotaExceededError: there are as many queued jobs of the key as it allows.
+        QuotaExceededError: the key has reached its maximum number of queued jobs.
         IdempotencyError: the key was used for a different request.
     """
     request = JobRequest(owner, new, key)
@@ -245,11 +245,7 @@ def build_job(
         turns=None if new.turns is None else [asdict(turn) for turn in new.turns],
         previous_response_id=new.previous_response_id,
         options=new.options or None,
-        temperature=new.sampling.temperature,
-        top_k=new.sampling.top_k,
-        top_p=new.sampling.top_p,
-        max_output_tokens=new.sampling.max_output_tokens,
-        seed=new.sampling.seed,
+        **sampling_values(new.sampling),
         stop=list(new.sampling.stop) or None,
         rounds=new.rounds,
         priority=new.priority,

@@ -28,6 +28,7 @@ from jobs.page_request import PageRequest
 from jobs.pipeline import NextStage
 from jobs.protocol.history import history
 from jobs.queued_counts import QueuedCounts
+from jobs.search.filters import Filters
 from jobs.search.query import parse
 from jobs.tlog.tiles import Tile
 from jobs.use_cases import (
@@ -74,7 +75,6 @@ from jobs.use_cases import (
 from jobs.use_cases.batch_answers import LineResult, Submission
 from jobs.use_cases.batch_validation import Piece
 from jobs.use_cases.batches import NewBatch
-from jobs.use_cases.filters import Filters
 from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.statistics import By, Query

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.database import Database
+from jobs.enums import ANY
 from jobs.errors import JobNotFoundError, NotEndedError
 from jobs.models import ANONYMOUS, Job, LogEntry, Review
 from jobs.page_request import PageRequest
@@ -226,7 +227,7 @@ def test_the_rating_of_a_job_is_that_of_its_last_review(database: Database) -> N
 
     assert (listed(0), listed(-1), listed(1)) == ([rated.id], [], [])
     assert listed(None) == [other.id, unrated.id]
-    assert len(listed(queries.ANY)) == 3
+    assert len(listed(ANY)) == 3
     seal(database), seal(database)
     said = change(database, "UPDATE jobs SET rating = 1")
     assert "its rating is not that of its last review" in said

@@ -18,9 +18,10 @@ from jobs.database_engine import begin
 from jobs.enums import Order
 from jobs.errors import CursorError
 from jobs.models import ANONYMOUS, Job, SearchDocument, Status
+from jobs.search.filters import Filters
 from jobs.search.query import has, parse
 from jobs.search.words import words
-from jobs.statements import documents, search
+from jobs.statements import documents, found_documents, search
 from jobs.use_cases import (
     cancellation,
     deletion,
@@ -31,7 +32,6 @@ from jobs.use_cases import (
     submission,
     workers,
 )
-from jobs.use_cases.filters import Filters
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.long_history import multiply
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
@@ -379,7 +379,7 @@ def test_a_change_is_indexed_even_if_it_comes_while_the_job_is_indexed(database:
     with database.write() as connection:
         documents.reindex(connection, job.id, forget=True)
     with database.read() as connection:
-        document_id = search.id_of(connection, None, job.id)
+        document_id = found_documents.id_of(connection, None, job.id)
         assert document_id is not None
         assert not search.words_of(connection, [document_id]), "it is forgotten at once"
     index(database)

@@ -9,22 +9,13 @@ from jobs.models import Job
 from jobs.page_request import PageRequest
 from jobs.protocol.errors import ProtocolError
 from jobs.use_cases import clock, queries, standing
+from web.pages.asking import NUMBERS
 from web.pages.complaints import field_of, message_of
 from web.pages.standing import outlook_sentence
 from web.services import get_services
 
 #: How many of the own jobs are listed.
 RECENT = 5
-#: The fields that are numbers: name, label, placeholder and keyboard.
-NUMBERS = (
-    ("temperature", "Temperature", "0.75; 0 is greedy", "decimal"),
-    ("top_k", "Top-k", "50; 0 for all", "numeric"),
-    ("top_p", "Top-p", "1", "decimal"),
-    ("max_output_tokens", "Tokens per stage", "1024", "numeric"),
-    ("seed", "Seed", "random", "numeric"),
-    ("rounds", "Rounds", "1 to 5", "numeric"),
-    ("priority", "Priority", "0 to 9", "numeric"),
-)
 #: The labels of the settings, by the names of their parameters.
 LABELS = {
     "instructions": "System prompt",

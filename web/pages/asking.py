@@ -10,8 +10,16 @@ from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError
 from web.pages.filters import strings
 
-#: The fields that are numbers. An empty one asks for the default.
-NUMBERS = ("temperature", "top_k", "top_p", "max_output_tokens", "seed", "rounds", "priority")
+#: The fields that are numbers: name, label, placeholder and keyboard. An empty one asks for the default.
+NUMBERS = (
+    ("temperature", "Temperature", "0.75; 0 is greedy", "decimal"),
+    ("top_k", "Top-k", "50; 0 for all", "numeric"),
+    ("top_p", "Top-p", "1", "decimal"),
+    ("max_output_tokens", "Tokens per stage", "1024", "numeric"),
+    ("seed", "Seed", "random", "numeric"),
+    ("rounds", "Rounds", "1 to 5", "numeric"),
+    ("priority", "Priority", "0 to 9", "numeric"),
+)
 
 
 def parameters(form: Mapping[str, str]) -> dict[str, object]:
@@ -23,7 +31,7 @@ def parameters(form: Mapping[str, str]) -> dict[str, object]:
     found: dict[str, object] = {"input": form.get("question", "")}
     if form.get("instructions", "").strip():
         found["instructions"] = form["instructions"]
-    for name in NUMBERS:
+    for name, *_ in NUMBERS:
         if text := form.get(name, "").strip():
             found[name] = _number(text)
     if text := form.get("stop", "").strip():
@@ -37,14 +45,13 @@ def of_job(job: Job) -> dict[str, str]:
     return {
         "question": "" if "/question" in erased else job.question,
         "instructions": "" if "/system" in erased else job.system,
-        "temperature": f"{job.temperature:g}",
-        "top_p": f"{job.top_p:g}",
-        **{
-            name: str(getattr(job, name))
-            for name in ("top_k", "max_output_tokens", "seed", "rounds", "priority")
-        },
+        **{name: _text(getattr(job, name)) for name, *_ in NUMBERS},
         "stop": "" if "/stop" in erased or not job.stop else strings(job.stop),
     }
+
+
+def _text(number: float) -> str:
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 def _number(text: str) -> object:

@@ -1,20 +1,33 @@
-"""What a list of jobs is filtered by: as conditions on the table of jobs, and as a query of the search index."""
+"""What a list of jobs is filtered by, and the query of the search index that finds it."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal, NamedTuple
 
-import sqlalchemy as sa
-
-from jobs.models import Status
+from jobs.enums import ANY, Status
 from jobs.search import facets
 from jobs.search.query import All, Any, Node, Term
-from jobs.statements import jobs
-from jobs.statements.jobs import ANY
-from jobs.statements.search import Wanted
+
+
+class Bounds(NamedTuple):
+    """A number of a document, and the range it must be in, ends included. None is no limit."""
+
+    column: Literal["attempts", "changed", "duration"]
+    least: float | None
+    most: float | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A query of the search index."""
+
+    node: Node
+    #: Ranges of numbers. The index only has buckets of them, so that the numbers are compared as well.
+    bounds: Sequence[Bounds] = ()
 
 
 @dataclass(frozen=True)
@@ -73,10 +86,6 @@ class Filters:
             least is not None and most is not None and least > most for least, most in ranges
         )
 
-    def plain(self, owner: str | None) -> jobs.Filters:
-        """Return those that the table of jobs has indexes for, with an owner; None for all."""
-        return jobs.Filters(owner, self.since, self.until, self.rating)
-
     def wanted(self, owner: str | None, adapters: Collection[str]) -> Wanted:
         """Return them as a query of the search index.
 
@@ -85,7 +94,7 @@ class Filters:
             adapters: the names and digests that ``adapter`` stands for.
         """
         parts: list[Node] = []
-        conditions: list[sa.ColumnElement[bool]] = []
+        bounds: list[Bounds] = []
         if self.query is not None:
             parts += self.query.of if isinstance(self.query, All) else (self.query,)
         if owner is not None:
@@ -105,17 +114,14 @@ class Filters:
         if self.min_attempts is not None and self.min_attempts > 1:
             parts.append(facets.at_least(self.min_attempts))
             if self.min_attempts > facets.MAX_ATTEMPTS:
-                conditions.append(sa.column("attempts") >= self.min_attempts)
-        changed, duration = (sa.column(name, sa.Float) for name in ("changed", "duration"))
-        for column, bucket, least, most in (
-            (changed, facets.share_between, self.min_changed, self.max_changed),
-            (duration, facets.duration_between, self.min_duration, self.max_duration),
+                bounds.append(Bounds("attempts", self.min_attempts, None))
+        changed = Bounds("changed", self.min_changed, self.max_changed)
+        duration = Bounds("duration", self.min_duration, self.max_duration)
+        for within, between in (
+            (changed, facets.share_between),
+            (duration, facets.duration_between),
         ):
-            if least is None and most is None:
-                continue
-            parts.append(bucket(least, most))
-            if least is not None:
-                conditions.append(column >= least)
-            if most is not None:
-                conditions.append(column <= most)
-        return Wanted(All(tuple(parts)), conditions)
+            if within.least is not None or within.most is not None:
+                parts.append(between(within.least, within.most))
+                bounds.append(within)
+        return Wanted(All(tuple(parts)), bounds)
