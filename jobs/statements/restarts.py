@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -12,9 +12,10 @@ from jobs.models import Job
 from jobs.statements.jobs import IS_IN_PROGRESS
 
 
-def waiting_models(connection: sa.Connection, timeout: float) -> set[str | None]:
+def waiting_models(connection: sa.Connection, timeout: float) -> set[str]:
     """Return the models of the jobs that have waited for ``timeout`` seconds."""
-    return set(connection.scalars(sa.select(Job.model).where(_has_waited(timeout)).distinct()))
+    models = connection.scalars(sa.select(Job.model).where(_has_waited(timeout)).distinct())
+    return set(cast("Iterable[str]", models))  # the jobs of the condition have one
 
 
 def find_waiting(

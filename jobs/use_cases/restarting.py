@@ -56,4 +56,4 @@ def _gone_models(connection: sa.Connection, timeout: float) -> list[str]:
     if not ready:
         return []
     present = ready | workers.models_seen_within(connection, timeout)
-    return sorted(model for model in waiting if model is not None and model not in present)
+    return sorted(waiting - present)

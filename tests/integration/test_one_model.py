@@ -20,6 +20,7 @@ from jobs.models import ANONYMOUS, AttemptStatus, Job, Status, Worker, WorkerSta
 from jobs.pipeline import MAX_PRIORITY, stage_seed
 from jobs.progress import Progress
 from jobs.queue import Publisher, make_app
+from jobs.statements import leases, restarts
 from jobs.statements import outbox as outbox_statements
 from jobs.statements.leases import EXCLUSIVE_AFTER
 from jobs.sweeper import Sweeper
@@ -257,6 +258,21 @@ def test_only_waiting_jobs_restart(two_models: Database) -> None:
     wait(two_models, 700)
     assert restarting.restart_jobs(two_models, 600) == [running.id]
     assert queries.get_job(two_models, ANONYMOUS, fresh.id).run == 1
+
+
+def test_of_two_sweeps_one_restarts_a_job(two_models: Database) -> None:
+    """Both found it before either had restarted it."""
+    job = submit(two_models)
+    stages.record(two_models, claim(two_models, job), OUTPUT)
+    wait(two_models, 700)
+    leave(two_models, WORKER, 700)
+    with two_models.read() as connection:
+        [found] = restarts.find_waiting(connection, 600, [RUNTIME.model], 1)
+    assert restarting.restart_jobs(two_models, 600) == [job.id]
+    with two_models.write() as connection:
+        assert not leases.restart(connection, found, [])
+    stored = queries.get_job(two_models, ANONYMOUS, job.id)
+    assert (stored.run, len(stored.restarts)) == (2, 1)
 
 
 def test_lost_workers_of_earlier_runs_count(two_models: Database) -> None:
