@@ -165,7 +165,7 @@ def test_replies_and_logs_of_a_web_have_no_secret(
         def fail(**_: Any) -> None:
             raise RuntimeError(f"{app.extensions['helixq'].settings!r} {database.engine!r}")
 
-        app.view_functions["api.stats"] = fail
+        app.view_functions["api.get_statistics"] = fail
         said = ""
         for method, path in (
             *(("GET", p) for p in ("/metrics", "/api/system", "/system", "/api/stats", "/readyz")),

@@ -63,7 +63,7 @@ def add_review(job_id: str) -> Response:
 
 
 @blueprint.get("/reviews/queue")
-def review_queue() -> Response:
+def list_review_queue() -> Response:
     """List jobs to review next: a sample of those without a review, or those that reviewers disagree on."""
     query.check_names("parameter", ("kind", "limit", "reviewer", "seed", *TIMES))
     services = get_services()
@@ -83,7 +83,7 @@ def review_queue() -> Response:
 
 
 @blueprint.get("/reviews/agreement")
-def review_agreement() -> Response:
+def get_review_agreement() -> Response:
     """Reply with how far reviewers agree: Cohen's kappa of two, Krippendorff's alpha of more."""
     query.check_names("parameter", TIMES)
     services = get_services()

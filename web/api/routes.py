@@ -56,7 +56,7 @@ def list_jobs() -> Response:
 
 
 @blueprint.get("/jobs/<job:job_id>")
-def job(job_id: str) -> Response:
+def retrieve_job(job_id: str) -> Response:
     """Reply with everything that is stored about a job: every attempt at every stage."""
     services = get_services()
     stored = _get(job_id)
@@ -69,7 +69,7 @@ def job(job_id: str) -> Response:
 
 
 @blueprint.get("/jobs/<job_id>/place")
-def job_place(job_id: str) -> Response:
+def retrieve_job_place(job_id: str) -> Response:
     """Reply with a job's place in the queue, and how many workers could take it."""
     services = get_services()
     job = queries.get_job(services.database, services.readable_owner, job_id)
@@ -86,7 +86,7 @@ def job_place(job_id: str) -> Response:
 
 
 @blueprint.get("/jobs/<job_id>/proof")
-def job_proof(job_id: str) -> Response:
+def retrieve_job_proof(job_id: str) -> Response:
     """Reply with the proof that an entry of a job is in the log: a tlog-proof file."""
     query.check_names("parameter", ("origin", *Part))
     services = get_services()
@@ -119,7 +119,7 @@ def replay_job(job_id: str) -> Response:
         job = services.submit(new)
     reply = jsonify(summary(job))
     reply.status_code = 202
-    reply.location = url_for(".job", job_id=job.id)
+    reply.location = url_for(".retrieve_job", job_id=job.id)
     return reply
 
 
@@ -128,7 +128,7 @@ def retry_job(job_id: str) -> Response:
     """Continue a failed job from its first unfinished stage."""
     reply = jsonify(summary(get_services().retry(job_id, keyed_request())))
     reply.status_code = 202
-    reply.location = url_for(".job", job_id=job_id)
+    reply.location = url_for(".retrieve_job", job_id=job_id)
     return reply
 
 

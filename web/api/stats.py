@@ -10,6 +10,6 @@ from web.api.routes import blueprint
 
 
 @blueprint.get("/stats")
-def stats() -> Response:
+def get_statistics() -> Response:
     """Reply with statistics of ended jobs: over time, by model, adapter or metadata, and two models compared."""
     return jsonify(statistics(statistics_query.find(statistics_query.wanted())))

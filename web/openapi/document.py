@@ -116,7 +116,7 @@ def _operation(app: Flask, rule: Rule, method: str, operation: Operation) -> dic
     described: dict[str, Any] = {
         "tags": [operation.tag],
         # Two paths can have the same endpoint.
-        "operationId": name + re.sub(r"\W+", "_", _template(rule)).rstrip("_")
+        "operationId": "get" + re.sub(r"\W+", "_", _template(rule)).rstrip("_")
         if operation.is_open
         else name,
         # Plain text, unlike descriptions.

@@ -97,7 +97,7 @@ def retrieve_chat_completion(job_id: str) -> Response:
 
 
 @blueprint.get("/chat/completions/<completion:job_id>/messages")
-def chat_completion_messages(job_id: str) -> Response:
+def list_chat_completion_messages(job_id: str) -> Response:
     """List the messages that were asked."""
     services = get_services()
     page = query.page(order="asc")

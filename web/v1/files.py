@@ -124,7 +124,7 @@ def retrieve_file(file_id: str) -> Response:
 
 
 @blueprint.get("/files/<file_id>/content")
-def file_content(file_id: str) -> Response:
+def download_file(file_id: str) -> Response:
     """Reply with a file's content, a piece at a time."""
     services = get_services()
     with ExitStack() as stack:

@@ -55,7 +55,7 @@ def _add_converter(state: BlueprintSetupState) -> None:
 
 
 @blueprint.post("/responses")
-def create() -> Response:
+def create_response() -> Response:
     """Accept a question: reply with ``202`` at once, the finished response, or the event stream."""
     services = get_services()
     data = read_json()
@@ -78,7 +78,7 @@ def create() -> Response:
                 return _reply(job)
     # It was asked in the background, or the server is shutting down and the job continues without it.
     reply = _reply(job, status=202)
-    reply.headers["Location"] = url_for("v1.retrieve", job_id=job.id)
+    reply.headers["Location"] = url_for("v1.retrieve_response", job_id=job.id)
     return reply
 
 
@@ -122,7 +122,7 @@ def wait_for_end(job: Job) -> Job:
 
 
 @blueprint.get("/responses")
-def index() -> Response:
+def list_responses() -> Response:
     """List jobs, newest first."""
     services = get_services()
     page = query.page("status", "since", "until")
@@ -140,7 +140,7 @@ def index() -> Response:
 
 
 @blueprint.get("/responses/<response:job_id>")
-def retrieve(job_id: str) -> Response:
+def retrieve_response(job_id: str) -> Response:
     """Reply with a job as it is now, or with ``Prefer: wait=N`` when its status has changed."""
     query.check_names("parameter", ("starting_after", "stream"), ignored=query.NEUTRAL)
     services = get_services()
@@ -173,20 +173,20 @@ def retrieve(job_id: str) -> Response:
 
 
 @blueprint.post("/responses/<job_id>/cancel")
-def cancel(job_id: str) -> Response:
+def cancel_response(job_id: str) -> Response:
     """Cancel a job that has not ended, and reply with it."""
     return _reply(get_services().cancel(job_id, keyed_request()))
 
 
 @blueprint.delete("/responses/<response:job_id>")
-def delete(job_id: str) -> Response:
+def delete_response(job_id: str) -> Response:
     """Delete a job with its history, and stop it if it has not ended."""
     get_services().delete(job_id)
     return json_response({"id": job_id, "object": "response", "deleted": True})
 
 
 @blueprint.post("/responses/input_tokens")
-def input_tokens() -> Response:
+def count_input_tokens() -> Response:
     """Count the tokens of a request without asking it."""
     services = get_services()
     valid = validate(read_json())
@@ -203,7 +203,7 @@ def input_tokens() -> Response:
 
 
 @blueprint.get("/responses/<job_id>/input_items")
-def input_items(job_id: str) -> Response:
+def list_input_items(job_id: str) -> Response:
     """List what was asked: the items of the request's input."""
     services = get_services()
     page = query.page()
@@ -212,13 +212,13 @@ def input_items(job_id: str) -> Response:
 
 
 @blueprint.get("/models")
-def models() -> Response:
+def list_models() -> Response:
     """List the models."""
     return json_response(served_models.model_list())
 
 
 @blueprint.get("/models/<name>")
-def model(name: str) -> Response:
+def retrieve_model(name: str) -> Response:
     """Describe a model."""
     return json_response(served_models.model(name))
 

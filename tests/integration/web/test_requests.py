@@ -52,7 +52,7 @@ def test_the_log_has_the_request_id(web: Client, capsys: pytest.CaptureFixture[s
         web.application.view_functions["health.healthz"] = lambda: 1 / 0
         web.application.config["PROPAGATE_EXCEPTIONS"] = False
         assert web.get("/healthz", headers={"X-Request-ID": "abc"}).status_code == 500
-        web.application.view_functions["api.job"] = lambda job_id: 1 / 0  # noqa: ARG005 (Flask names it)
+        web.application.view_functions["api.retrieve_job"] = lambda job_id: 1 / 0  # noqa: ARG005 (Flask names it)
         assert web.get("/api/jobs/resp_1", headers={"X-Request-ID": "abc"}).status_code == 500
         # Of a trace, and while its body is sent, which is after Flask is done with it.
         web.application.view_functions["health.healthz"] = lambda: Response(stream())

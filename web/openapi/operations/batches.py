@@ -44,7 +44,7 @@ OPERATIONS = {
     "v1.retrieve_file": Operation(
         "Files and batches", {200: Reply("The file.", schemas.FileObject)}, errors=(404,)
     ),
-    "v1.file_content": Operation(
+    "v1.download_file": Operation(
         "Files and batches",
         {200: Reply("What is in it.", media="application/octet-stream")},
         errors=(404,),

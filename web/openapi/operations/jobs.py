@@ -79,7 +79,7 @@ OPERATIONS = {
         {202: Reply("The job goes on.", schemas.Summary, headers={"Location": "Its history."})},
         errors=(404, 409),
     ),
-    "api.job": Operation(
+    "api.retrieve_job": Operation(
         "Audits",
         {200: Reply("The job's history.", schemas.History)},
         errors=(404,),

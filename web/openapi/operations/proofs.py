@@ -10,7 +10,7 @@ _NUMBER = {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}
 _LOG_ERRORS = {status: Reply(ERRORS[status], media="text/plain") for status in (400, 500, 503)}
 
 OPERATIONS = {
-    "api.job_proof": Operation(
+    "api.retrieve_job_proof": Operation(
         "Audits",
         {200: Reply("The proof, a C2SP tlog-proof.", media="text/plain")},
         parameters=(

@@ -16,7 +16,7 @@ _LOCATION = {
 }
 
 OPERATIONS = {
-    "v1.create": Operation(
+    "v1.create_response": Operation(
         "Responses",
         {
             200: Reply(
@@ -27,7 +27,7 @@ OPERATIONS = {
         body=CreateResponse,
         errors=(404,),
     ),
-    "v1.index": Operation(
+    "v1.list_responses": Operation(
         "Responses",
         {200: Reply("A page of responses.", schemas.ResponseList)},
         parameters=(
@@ -37,7 +37,7 @@ OPERATIONS = {
         ),
         errors=(404,),
     ),
-    "v1.retrieve": Operation(
+    "v1.retrieve_response": Operation(
         "Responses",
         {
             200: Reply(
@@ -69,20 +69,20 @@ OPERATIONS = {
         ),
         errors=(404, 412),
     ),
-    "v1.cancel": Operation(
+    "v1.cancel_response": Operation(
         "Responses", {200: Reply("The response.", schemas.ResponseObject)}, errors=(404,)
     ),
-    "v1.delete": Operation(
+    "v1.delete_response": Operation(
         "Responses", {200: Reply("It is deleted.", schemas.DeletedResponse)}, errors=(404,)
     ),
-    "v1.input_tokens": Operation(
+    "v1.count_input_tokens": Operation(
         "Responses",
         {200: Reply("The number of tokens.", schemas.InputTokenCount)},
         body=CreateResponse,
         errors=(404, 503),
         changes=False,
     ),
-    "v1.input_items": Operation(
+    "v1.list_input_items": Operation(
         "Responses",
         {200: Reply("A page of items.", schemas.InputItemList)},
         parameters=PAGE,
@@ -99,7 +99,7 @@ OPERATIONS = {
         {200: Reply("The chat completion.", schemas.ChatCompletion)},
         errors=(404, 409),
     ),
-    "v1.chat_completion_messages": Operation(
+    "v1.list_chat_completion_messages": Operation(
         "Chat completions",
         {200: Reply("A page of messages.", schemas.ChatMessageList)},
         parameters=OLDEST_FIRST,
@@ -110,6 +110,8 @@ OPERATIONS = {
         {200: Reply("It is deleted.", schemas.DeletedChatCompletion)},
         errors=(404,),
     ),
-    "v1.models": Operation("Models", {200: Reply("The models.", schemas.ModelList)}),
-    "v1.model": Operation("Models", {200: Reply("The model.", schemas.ServedModel)}, errors=(404,)),
+    "v1.list_models": Operation("Models", {200: Reply("The models.", schemas.ModelList)}),
+    "v1.retrieve_model": Operation(
+        "Models", {200: Reply("The model.", schemas.ServedModel)}, errors=(404,)
+    ),
 }

@@ -22,7 +22,7 @@ OPERATIONS = {
         body=CreateReview,
         errors=(404, 409),
     ),
-    "api.review_queue": Operation(
+    "api.list_review_queue": Operation(
         "Audits",
         {200: Reply("The jobs to review next.", schemas.ReviewQueue)},
         parameters=(
@@ -41,7 +41,7 @@ OPERATIONS = {
             *PERIOD,
         ),
     ),
-    "api.review_agreement": Operation(
+    "api.get_review_agreement": Operation(
         "Audits",
         {200: Reply("The agreement in each rating.", schemas.Agreements)},
         parameters=PERIOD,

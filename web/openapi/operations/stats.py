@@ -7,7 +7,7 @@ from web.openapi.operations.description import Operation, Parameter, Reply
 from web.openapi.operations.parameters import PERIOD, TEXT
 
 OPERATIONS = {
-    "api.stats": Operation(
+    "api.get_statistics": Operation(
         "Audits",
         {200: Reply("The statistics.", schemas.Statistics)},
         parameters=(

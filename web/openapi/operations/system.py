@@ -24,7 +24,7 @@ OPERATIONS = {
         "Audits",
         {200: Reply("The queue is not paused.", schemas.PauseChange)},
     ),
-    "api.job_place": Operation(
+    "api.retrieve_job_place": Operation(
         "Audits",
         {200: Reply("The job's place in the queue.", schemas.QueuePlace)},
         errors=(404,),
