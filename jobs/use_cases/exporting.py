@@ -21,7 +21,7 @@ from jobs.times import MICROSECOND
 from jobs.tlog.proof import Proof
 from jobs.use_cases import proving, searching
 
-__all__ = ["Exported", "Filters", "pages", "selected"]
+__all__ = ["Exported", "pages", "selected"]
 
 #: Jobs of a page. A job may have 11 stages of a whole context each.
 PAGE = 50
@@ -57,7 +57,7 @@ def pages(
     if of is not None and owner is not None and of != owner:
         return
     whose = owner if of is None else of
-    plain = jobs.Filters.of(filters, whose)
+    plain = jobs.IndexedFilters.of(filters, whose)
     with database.read() as connection:
         last = job_lists.find_last(connection, plain)
     if last is None:

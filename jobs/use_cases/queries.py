@@ -128,7 +128,7 @@ def list_jobs(
             place = job_lists.place_of(session.connection(), owner, page.after)
         return job_lists.list_page(
             session,
-            jobs.Filters(owner, since, until, rating),
+            jobs.IndexedFilters(owner, since, until, rating),
             () if status is None else (status,),
             limit=page.limit,
             after=place,

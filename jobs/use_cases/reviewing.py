@@ -188,7 +188,7 @@ def queue(
             before ``until``.
     """
     with database.read_session() as session:
-        connection, filters = session.connection(), jobs.Filters(owner, since, until)
+        connection, filters = session.connection(), jobs.IndexedFilters(owner, since, until)
         if kind == "disagreements":
             chosen, verdicts = _disagreements(connection, filters, MAX_REVIEWS)
         else:
@@ -221,7 +221,7 @@ def next_review(
         after: the last job that was skipped, or of disagreements the last one that was seen.
         since, until: as for `queue`.
     """
-    filters = jobs.Filters(owner, since, until)
+    filters = jobs.IndexedFilters(owner, since, until)
     with database.read() as connection:
         if kind == "disagreements":
             ids, verdicts = _disagreements(connection, filters, WINDOW)
@@ -263,7 +263,7 @@ def agreement(
         limit: of more reviews, the newest count.
     """
     with database.read() as connection:
-        rows = reviews.recent(connection, jobs.Filters(owner, since, until), limit)
+        rows = reviews.recent(connection, jobs.IndexedFilters(owner, since, until), limit)
     verdicts = current(reversed(rows))
     return {"critique": _agreement(verdicts, 0), "regeneration": _agreement(verdicts, 1)}
 
@@ -292,14 +292,14 @@ def disagree(verdicts: dict[str, Verdict]) -> bool:
     )
 
 
-def _sampled(connection: sa.Connection, filters: jobs.Filters) -> tuple[list[str], Verdicts]:
+def _sampled(connection: sa.Connection, filters: jobs.IndexedFilters) -> tuple[list[str], Verdicts]:
     """Return the newest `WINDOW` completed jobs, and the verdicts on them."""
     ids = reviews.recent_jobs(connection, filters, WINDOW)
     return ids, current(reviews.of_jobs(connection, ids))
 
 
 def _disagreements(
-    connection: sa.Connection, filters: jobs.Filters, limit: int
+    connection: sa.Connection, filters: jobs.IndexedFilters, limit: int
 ) -> tuple[list[str], Verdicts]:
     """Return the jobs that reviewers disagree on, those first that were reviewed last, and all verdicts."""
     rows = reviews.recent(connection, filters, limit)

@@ -113,7 +113,7 @@ def _list(database: Database, request: _Request) -> Page:
     with database.read_session() as session:
         page, has_more = job_lists.list_page(
             session,
-            jobs.Filters.of(request.filters, request.owner),
+            jobs.IndexedFilters.of(request.filters, request.owner),
             request.filters.statuses,
             limit=request.limit,
             after=_place_in_table(session.connection(), request),
@@ -283,7 +283,7 @@ def _unfinished(connection: sa.Connection, request: _Request, within: _Range) ->
         return _Unfinished({}, None)
     rows = job_lists.list_unfinished(
         connection,
-        jobs.Filters(
+        jobs.IndexedFilters(
             request.owner,
             documents.moment(within.first),
             documents.moment(within.end) + MICROSECOND,

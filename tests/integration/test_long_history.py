@@ -227,15 +227,15 @@ def send_traces(run: Callable[..., Any], database: Database) -> None:
 def export_and_import(run: Callable[..., Any], database: Database, job_id: str) -> None:
     """Export the first pages, and import a job that is there."""
 
-    def pages(filters: exporting.Filters, of: str | None = None) -> None:
+    def pages(filters: Filters, of: str | None = None) -> None:
         for _ in islice(exporting.pages(database, None, filters, of=of, with_proofs=True), 2):
             pass
 
-    run(pages, exporting.Filters())
-    run(pages, exporting.Filters(statuses=(Status.COMPLETED,)))
-    run(pages, exporting.Filters(statuses=(Status.FAILED, Status.CANCELLED)))
-    run(pages, exporting.Filters(since=dt.datetime.now(dt.UTC)), ANONYMOUS)
-    run(pages, exporting.Filters(query=parse("fox")))
+    run(pages, Filters())
+    run(pages, Filters(statuses=(Status.COMPLETED,)))
+    run(pages, Filters(statuses=(Status.FAILED, Status.CANCELLED)))
+    run(pages, Filters(since=dt.datetime.now(dt.UTC)), ANONYMOUS)
+    run(pages, Filters(query=parse("fox")))
 
     def selected(ids: list[str]) -> None:
         assert [len(page) for page in exporting.selected(database, None, ids)] == [50, 50]
