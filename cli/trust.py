@@ -1,4 +1,4 @@
-"""`helixq jobs verify` and `log-key`: the transparency log.
+"""`helixq jobs verify`, `log-key` and `new-log`: the transparency log.
 
 What uses the database is imported by the commands themselves: that takes half a second, which their help and
 completion do without.
