@@ -15,7 +15,7 @@ from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher, make_app
 from jobs.queued_counts import QueuedCounts
 from jobs.settings import Settings
-from jobs.use_cases import pausing
+from jobs.use_cases import pausing, queries
 from jobs.use_cases.deletion import Step
 from jobs.use_cases.requests import Keyed
 from jobs.use_cases.submission import JobRequest, NewJob
@@ -56,6 +56,12 @@ class Services:
     def init_app(self, app: Flask) -> None:
         """Make them the services of an application."""
         app.extensions["helixq"] = self
+
+    def get_job(self, job_id: str, *, with_history: bool = False) -> Job:
+        """Return a job that the current request may read; see `queries.get_job`."""
+        return queries.get_job(
+            self.database, self.readable_owner, job_id, with_history=with_history
+        )
 
     def submit(self, new: NewJob) -> Job:
         """Accept a job of the current request's owner, together with those of other threads."""

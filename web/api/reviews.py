@@ -13,7 +13,7 @@ from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history
 from jobs.protocol.reviews import CreateReview
 from jobs.protocol.validation import parse
-from jobs.use_cases import queries, reviewing
+from jobs.use_cases import reviewing
 from jobs.use_cases.reviewing import Kind
 from web import query
 from web.api.routes import blueprint
@@ -98,6 +98,4 @@ def get_review_agreement() -> Response:
 
 
 def _history(job_id: str) -> dict[str, list[dict[str, object]]]:
-    services = get_services()
-    job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
-    return history(job)
+    return history(get_services().get_job(job_id, with_history=True))
