@@ -11,7 +11,9 @@ from jobs.models import Job
 from jobs.protocol.base import RequestObject
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import summary
-from jobs.use_cases.reviewing import Agreement, NewReview, Rating, Verdict
+from jobs.use_cases.review_agreement import Agreement, Rating
+from jobs.use_cases.reviewing import NewReview
+from jobs.use_cases.verdicts import Verdict
 
 #: The maximum number of characters of a reviewer's name.
 MAX_NAME = 40

@@ -57,6 +57,8 @@ from jobs.use_cases import (
     restarting,
     retention,
     retrying,
+    review_agreement,
+    review_queue,
     reviewing,
     sealing,
     searching,
@@ -193,9 +195,9 @@ def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -
         run(reviewing.add, database, None, job_id, review, reviewer=reviewer)
     for kind in ("unreviewed", "disagreements"):
         for owner in (None, ANONYMOUS):
-            run(reviewing.queue, database, owner, reviewer="ann", kind=kind, seed=1, limit=20)
-            run(reviewing.next_review, database, owner, reviewer="ann", kind=kind, seed=1)
-    run(reviewing.agreement, database, ANONYMOUS)
+            run(review_queue.queue, database, owner, reviewer="ann", kind=kind, seed=1, limit=20)
+            run(review_queue.next_review, database, owner, reviewer="ann", kind=kind, seed=1)
+    run(review_agreement.agreement, database, ANONYMOUS)
     for rating in (0, 1):
         for owner in (None, ANONYMOUS):
             run(queries.list_jobs, database, owner, PageRequest(20), rating=rating)

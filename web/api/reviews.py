@@ -13,8 +13,8 @@ from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history
 from jobs.protocol.reviews import CreateReview
 from jobs.protocol.validation import parse
-from jobs.use_cases import reviewing
-from jobs.use_cases.reviewing import Kind
+from jobs.use_cases import review_agreement, review_queue, reviewing
+from jobs.use_cases.review_queue import Kind
 from web import query
 from web.api.routes import blueprint
 from web.caller import get_caller
@@ -69,7 +69,7 @@ def list_review_queue() -> Response:
     services = get_services()
     since, until = query.times()
     kind: Kind = query.choice("kind", "unreviewed", get_args(Kind))
-    found = reviewing.queue(
+    found = review_queue.queue(
         services.database,
         services.readable_owner,
         reviewer=query.text("reviewer", services.owner, protocol.MAX_NAME),
@@ -88,7 +88,7 @@ def get_review_agreement() -> Response:
     query.check_names("parameter", TIMES)
     services = get_services()
     since, until = query.times()
-    found = reviewing.agreement(
+    found = review_agreement.agreement(
         services.database,
         services.readable_owner,
         since=since,

@@ -13,8 +13,9 @@ from jobs.errors import NotEndedError
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.protocol.reviews import MAX_NAME, MAX_SEED
-from jobs.use_cases import clock, reviewing
-from jobs.use_cases.reviewing import Agreement, Kind, Mark
+from jobs.use_cases import clock, review_agreement, review_queue
+from jobs.use_cases.review_agreement import Agreement
+from jobs.use_cases.review_queue import Kind, Mark
 from web import query
 from web.caller import get_caller
 from web.errors import status_of
@@ -94,7 +95,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
         reviewer = query.text("reviewer", caller.owner, MAX_NAME)
     after = request.args.get("after")
     since, until = query.times()
-    progress = reviewing.next_review(
+    progress = review_queue.next_review(
         services.database,
         owner,
         reviewer=reviewer,
@@ -119,8 +120,8 @@ def _show(job: Job | None, message: str | None = None) -> str:
         skip["reviewed"] = "1"
     saved = request.args.get("saved", "")
     now = clock.now(services.database)
-    agreement = reviewing.agreement(
-        services.database, owner, since=since, until=until, limit=reviewing.WINDOW
+    agreement = review_agreement.agreement(
+        services.database, owner, since=since, until=until, limit=review_queue.WINDOW
     )
     return render_template(
         "review.html",
@@ -142,7 +143,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
         saved=saved if re.fullmatch("resp_[0-9a-z]{1,32}", saved) else None,
         agreement={name: _agreed(each) for name, each in agreement.items()},
         message=message,
-        window=reviewing.WINDOW,
+        window=review_queue.WINDOW,
     )
 
 
