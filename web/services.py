@@ -17,6 +17,7 @@ from jobs.queued_counts import QueuedCounts
 from jobs.settings import Settings
 from jobs.use_cases import pausing, queries
 from jobs.use_cases.deletion import Step
+from jobs.use_cases.owners import narrow
 from jobs.use_cases.requests import Keyed
 from jobs.use_cases.submission import JobRequest, NewJob
 from web import tracing
@@ -123,13 +124,13 @@ class Services:
         keyed: Keyed | None = None,
     ) -> Step:
         """Delete jobs that the current request may change; see `dispatch.delete_matching`."""
-        own = get_caller().changeable_owner
-        if own is not None and owner not in (None, own):
+        any_meant, whose = narrow(get_caller().changeable_owner, owner)
+        if not any_meant:
             return Step([], None)
         return dispatch.delete_matching(
             self.database,
             self.progress,
-            owner if own is None else own,
+            whose,
             metadata,
             after=after,
             dry_run=dry_run,

@@ -20,6 +20,7 @@ from jobs.statements.job_lists import Place
 from jobs.times import MICROSECOND
 from jobs.tlog.proof import Proof
 from jobs.use_cases import proving, searching
+from jobs.use_cases.owners import narrow
 
 __all__ = ["Exported", "pages", "selected"]
 
@@ -54,9 +55,9 @@ def pages(
         with_proofs: whether to add the proofs of their entries, and of those of their reviews and erasures.
         size: the maximum number of jobs of a page.
     """
-    if of is not None and owner is not None and of != owner:
+    any_meant, whose = narrow(owner, of)
+    if not any_meant:
         return
-    whose = owner if of is None else of
     plain = jobs.IndexedFilters.of(filters, whose)
     with database.read() as connection:
         last = job_lists.find_last(connection, plain)

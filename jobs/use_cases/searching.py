@@ -21,6 +21,7 @@ from jobs.search.filters import Filters
 from jobs.statements import found_documents, job_lists, jobs
 from jobs.statements.search import MAX_EFFORT
 from jobs.use_cases import indexing
+from jobs.use_cases.owners import narrow
 from jobs.use_cases.search_request import FoundPage, SearchRequest
 from jobs.use_cases.searching_by_age import search_by_age
 from jobs.use_cases.searching_by_rank import search_by_rank
@@ -78,9 +79,10 @@ def list_jobs(
     Raises:
         CursorError: ``after`` is not what a page of such a list has.
     """
-    if (of is not None and owner is not None and of != owner) or filters.contradict:
+    any_meant, whose = narrow(owner, of)
+    if not any_meant or filters.contradict:
         return Page([], None)
-    request = SearchRequest(owner if of is None else of, filters, limit, after, order, effort)
+    request = SearchRequest(whose, filters, limit, after, order, effort)
     if not filters.need_index:
         return _list(database, request)
     _catch_up(database)

@@ -24,6 +24,7 @@ from jobs.statements.rollups import NO_MODEL
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import FIRST, LAST, Level, Run, at_or_after, cover, start_of
 from jobs.statistics.tally import Tally
+from jobs.use_cases.owners import narrow
 
 #: The maximum number of hours or days of one reading.
 MAX_PERIODS = 800
@@ -142,15 +143,14 @@ def read(
     Raises:
         StatisticsError: the range is empty or too long, or there is nothing to compare.
     """
-    whose = owner if query.owner is None else query.owner
-    sees_none = owner is not None and whose != owner
+    any_meant, whose = narrow(owner, query.owner)
     with database.read() as connection:
         since, until = _range(connection, whose, query, max_periods)
         models = rollups.models(connection)
         compared = _sides(query.compare, models)
         parts: list[_Part] = []
         open_jobs = dict.fromkeys(OPEN, 0)
-        if not sees_none:
+        if any_meant:
             filters = IndexedFilters(whose, since, until)
             if query.by is By.METADATA:
                 parts = _parts_of_jobs(connection, filters, query.key, max_jobs)
