@@ -28,13 +28,22 @@ class Child:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *, held: bool = False) -> None:
+        """
+        Args:
+            held: its standard input stays open until `release`. Otherwise it ends at once.
+        """
         self._process = subprocess.Popen(
             self._command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if held else subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
+
+    def release(self) -> None:
+        """End its standard input."""
+        if self._started.stdin is not None:
+            self._started.stdin.close()
 
     @property
     def _started(self) -> subprocess.Popen[bytes]:

