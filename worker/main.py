@@ -25,7 +25,6 @@ from jobs.database import Database
 from jobs.models import WorkerState
 from jobs.progress import Progress
 from jobs.queue import make_app
-from jobs.retrying import retry
 from jobs.settings import Settings
 from jobs.trace_sending import TraceSending
 from jobs.use_cases import workers
@@ -37,6 +36,7 @@ from worker.engine.interface import Engine
 from worker.heartbeat import Heartbeat
 from worker.metrics import MetricsServer
 from worker.progress_publisher import ProgressPublisher
+from worker.reconnecting import retry
 from worker.stage_runner import StageRunner
 from worker.usage import UsageMeter
 
