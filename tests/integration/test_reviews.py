@@ -14,10 +14,18 @@ from jobs.database import Database
 from jobs.enums import ANY
 from jobs.errors import JobNotFoundError, NotEndedError
 from jobs.models import ANONYMOUS, Job, LogEntry, Review
-from jobs.page_request import PageRequest
 from jobs.protocol.history import history
+from jobs.search.filters import Filters
 from jobs.statements import log
-from jobs.use_cases import deletion, queries, review_agreement, review_queue, reviewing, sealing
+from jobs.use_cases import (
+    deletion,
+    queries,
+    review_agreement,
+    review_queue,
+    reviewing,
+    sealing,
+    searching,
+)
 from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.review_queue import Mark, NextReview
 from jobs.use_cases.reviewing import NewReview
@@ -224,8 +232,8 @@ def test_the_rating_of_a_job_is_that_of_its_last_review(database: Database) -> N
     review(database, other, critique=1)
 
     def listed(rating: int | None) -> list[str]:
-        page, _ = queries.list_jobs(database, ANONYMOUS, PageRequest(10), rating=rating)
-        return [job.id for job in page]
+        page = searching.list_jobs(database, ANONYMOUS, Filters(rating=rating), limit=10)
+        return [each.job.id for each in page.jobs]
 
     assert (listed(0), listed(-1), listed(1)) == ([rated.id], [], [])
     assert listed(None) == [other.id, unrated.id]
