@@ -166,12 +166,12 @@ COMMANDS = {
     ),
     "jobs cancel": Entry("cli.jobs:cancel", "Cancel jobs.", "helixq jobs cancel ID"),
     "jobs delete": Entry(
-        "cli.reviewing:delete",
+        "cli.removal:delete",
         "Delete jobs with their histories, whether they have ended or not.",
         "helixq jobs delete --metadata team=a --dry-run",
     ),
     "jobs erase": Entry(
-        "cli.reviewing:erase",
+        "cli.removal:erase",
         "Erase texts of a job that has ended, with their copies in the job.",
         "helixq jobs erase ID --text /question",
     ),

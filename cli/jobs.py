@@ -1,7 +1,7 @@
 """`helixq jobs`: list, show, watch, cancel, retry and replay the jobs of a server.
 
-Exports are in `cli.exports`, imports in `cli.imports`, proofs in `cli.proofs` and `cli.trust`, and reviews,
-erasures and deletions in `cli.reviewing`.
+Exports are in `cli.exports`, imports in `cli.imports`, proofs in `cli.proofs` and `cli.trust`, reviews in
+`cli.reviewing`, and erasures and deletions in `cli.removal`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`helixq jobs verify` and `log-key`: the transparency log.
+"""`helixq jobs verify`, `log-key` and `new-log`: the transparency log.
 
 What uses the database is imported by the commands themselves: that takes half a second, which their help and
 completion do without.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -87,37 +87,17 @@ def verify(
     database. Without FILE, check the database: every job against its entry in the log, and the log against its
     checkpoints.
     """
-    from cli import verification
-    from cli.database import open_database
     from jobs.errors import TamperedError
     from jobs.formats.compression import BrokenFileError
-    from jobs.protocol.history import history as describe
     from jobs.tlog.merkle import ProofError
-    from jobs.use_cases import verifying
     from jobs.use_cases.importing import RefusedError
 
-    trusted = keys
+    if file is not None and (not keys or checkpoint_files):
+        raise click.UsageError("FILE needs --key, and takes no --checkpoint.")
     try:
-        if file is not None and (not trusted or checkpoint_files):
-            raise click.UsageError("FILE needs --key, and takes no --checkpoint.")
-        if file is not None and verification.is_proof(file):
-            result = verification.verify_proof(file, trusted, witnesses, history_file)
-            sentence = verification.proved(result)
-        elif file is not None:
-            if history_file is not None:
-                raise click.UsageError("--history needs the proof of the history.")
-            result = verification.verify_export(file, trusted, witnesses)
-            sentence = verification.all_proved(result)
-        else:
-            if history_file is not None:
-                raise click.UsageError("--history needs the proof of the history.")
-            earlier = [(str(file), verification.read(file)) for file in checkpoint_files]
-            with open_database(settings) as database:
-                report = verifying.verify(
-                    database, describe, trusted=trusted, witnesses=witnesses, checkpoints=earlier
-                )
-            result = {"verified": True, **vars(report)}
-            sentence = verification.as_recorded(report)
+        result, sentence = _verified(
+            settings, file, keys, witnesses, history_file, checkpoint_files
+        )
     except (
         TamperedError,
         NoteError,
@@ -134,6 +114,36 @@ def verify(
         fields.print(result, lines=True)
     else:
         say(sentence)
+
+
+def _verified(
+    settings: Settings,
+    file: Path | None,
+    trusted: list[Verifier],
+    witnesses: list[Cosigner],
+    history_file: Path | None,
+    checkpoint_files: tuple[Path, ...],
+) -> tuple[dict[str, Any], str]:
+    """Check a proof, an export or the database; return what was found as fields, and as a sentence."""
+    from cli import verification
+    from cli.database import open_database
+    from jobs.protocol.history import history as describe
+    from jobs.use_cases import verifying
+
+    if file is not None and verification.is_proof(file):
+        result = verification.verify_proof(file, trusted, witnesses, history_file)
+        return result, verification.proved(result)
+    if history_file is not None:
+        raise click.UsageError("--history needs the proof of the history.")
+    if file is not None:
+        result = verification.verify_export(file, trusted, witnesses)
+        return result, verification.all_proved(result)
+    earlier = [(str(each), verification.read(each)) for each in checkpoint_files]
+    with open_database(settings) as database:
+        report = verifying.verify(
+            database, describe, trusted=trusted, witnesses=witnesses, checkpoints=earlier
+        )
+    return {"verified": True, **vars(report)}, verification.as_recorded(report)
 
 
 @click.command("log-key", cls=Command)

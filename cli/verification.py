@@ -69,6 +69,7 @@ def verify_proof(
 
 
 def is_proof(file: Path) -> bool:
+    """Return whether a file is a proof, and not an export."""
     with open_file(file) as opened:
         return opened.read(len(HEADER)) == HEADER.encode()
 
@@ -129,6 +130,7 @@ def _cosigned(result: Mapping[str, Any]) -> str:
 
 
 def all_proved(result: Mapping[str, Any]) -> str:
+    """Return what `verify_export` has found, as sentences."""
     number = result["histories"]
     verb = "is as it was" if number == 1 else "are as they were"
     said = f"Verified: {count(number, 'history', 'histories')} {verb} recorded"
@@ -153,6 +155,7 @@ def all_proved(result: Mapping[str, Any]) -> str:
 
 
 def proved(result: Mapping[str, Any]) -> str:
+    """Return what `verify_proof` has found, as sentences."""
     at, digest = result["entry"].get("at"), result["entry"].get("digest")
     place = f"entry {result['index']} of {result['origin']}"
     recorded = f"recorded at {at} with {result['size']} entries signed"
@@ -171,6 +174,7 @@ def proved(result: Mapping[str, Any]) -> str:
 
 
 def as_recorded(report: verifying.Report) -> str:
+    """Return what was found in the database, as sentences."""
     waiting = ""
     if report.unsealed:
         verb = "is" if report.unsealed == 1 else "are"
@@ -196,6 +200,11 @@ def as_recorded(report: verifying.Report) -> str:
 
 
 def read(file: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        ExpectedError: it cannot be read, or is not UTF-8.
+    """
     try:
         return file.read_bytes().decode()
     except UnicodeDecodeError as error:

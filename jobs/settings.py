@@ -85,7 +85,7 @@ class Settings(BaseModel):
     )
     #: ``auto`` is float16 on CUDA, as the model card has it, and float32 on the CPU.
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    #: ``4bit`` quantises the base with bitsandbytes.
+    #: ``4bit`` quantizes the base with bitsandbytes.
     quantization: Literal["none", "4bit"] = "none"
     #: ``auto`` is the first CUDA device if there is one.
     device: Annotated[str, BeforeValidator(device_name)] = "auto"

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from jobs.progress import Progress
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
 from tests import postgresql
+from tests.polling import poll
 from tests.servers import PATIENCE, RedisServer
 from tests.shared import copied, made
 
@@ -203,10 +203,7 @@ def set_option(server: PostgresServer, name: str, *, on: bool) -> None:
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute(f"ALTER SYSTEM SET {name} = {expected}")
         connection.execute("SELECT pg_reload_conf()")
-        give_up = time.monotonic() + PATIENCE
-        while connection.execute(f"SHOW {name}").fetchone() != (expected,):
-            assert time.monotonic() < give_up
-            time.sleep(0.01)  # nothing tells when the server has read its settings
+        poll(lambda: connection.execute(f"SHOW {name}").fetchone() == (expected,))
 
 
 @cache

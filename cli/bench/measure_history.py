@@ -239,15 +239,20 @@ def _writes(database: Database, url: str, count: int) -> tuple[float, float, flo
                     connection.exec_driver_sql("DROP INDEX ix_jobs_unindexed")
             if with_index:
                 control.working.set()
-            start = time.perf_counter()
-            for turn in range(ROUND):
-                # An even rate, whatever a write takes.
-                time.sleep(max(0.0, start + turn / RATE - time.perf_counter()))
+            for _ in _at_rate(ROUND):
                 begun = time.perf_counter()
                 _write(database, number)
                 times[with_index].append(time.perf_counter() - begun)
         cost = control.cost.value / max(1, control.count.value)
     return statistics.mean(times[False]), statistics.mean(times[True]), cost
+
+
+def _at_rate(count: int) -> Iterator[None]:
+    """Yield so many times at `RATE`, however long it takes what is done in between."""
+    start = time.perf_counter()
+    for turn in range(count):
+        time.sleep(max(0.0, start + turn / RATE - time.perf_counter()))
+        yield
 
 
 def _write(database: Database, number: int) -> None:

@@ -34,7 +34,7 @@ INTERVAL = 2.0
 #: While the capacity is measured: jobs that are in the service for each slot, and how many each of these is in all.
 BUSY, ROUNDS = 1.5, 5
 #: By how much something may rise during the second half without counting as growth: bytes, a number of things,
-#: and a share of a delay. An allocator's steps and a neighbor on the same machine do that.
+#: and a share of a delay. An allocator's steps and a neighbour on the same machine do that.
 ALLOWED_BYTES = 1 << 20
 ALLOWED_COUNT = 1.0
 ALLOWED_DELAY = 0.5

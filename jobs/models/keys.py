@@ -19,7 +19,7 @@ class ApiKey(Base):
     id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
     #: SHA-256 of the secret (`jobs.use_cases.keys`).
     digest: Mapped[str] = mapped_column(sa.String(64), unique=True)
-    #: The first characters of the secret, by which people recognise it.
+    #: The first characters of the secret, by which people recognize it.
     hint: Mapped[str] = mapped_column(sa.String(16))
     name: Mapped[str] = mapped_column(sa.Text)
     #: Owns the jobs that are submitted with it (`Job.owner`).

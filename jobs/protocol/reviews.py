@@ -1,9 +1,9 @@
-"""Reviews, erasures and deletions: the bodies of requests, and what the API says about them."""
+"""Reviews: the bodies of requests, and what the API says about them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
@@ -11,20 +11,18 @@ from jobs.models import Job
 from jobs.protocol.base import RequestObject
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import summary
-from jobs.use_cases.reviewing import Agreement, NewReview, Rating, Verdict
+from jobs.use_cases.review_agreement import Agreement, Rating
+from jobs.use_cases.reviewing import NewReview
+from jobs.use_cases.verdicts import Verdict
 
 #: The maximum number of characters of a reviewer's name.
 MAX_NAME = 40
 #: The largest seed of a sample.
 MAX_SEED = 10**9
-#: Of one request to erase.
-MAX_TEXTS = 1000
 
 _Rating = Annotated[int, Field(ge=-1, le=1)]
 _Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=r"\S")]
-#: PostgreSQL takes no NUL.
-_Owner = Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=r"^[^\x00]+$")]
 
 
 class CreateReview(RequestObject):
@@ -36,21 +34,6 @@ class CreateReview(RequestObject):
     tags: Annotated[list[_Tag], Field(max_length=20)] | None = None
     note: str | None = None
     reviewer: _Name | None = None
-
-
-class EraseTexts(RequestObject):
-    """The body of ``POST /api/jobs/{id}/erase``."""
-
-    texts: Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)] | Literal["all"]
-
-
-class DeleteJobs(RequestObject):
-    """The body of ``POST /api/jobs/delete``."""
-
-    owner: _Owner | None = None
-    metadata: dict[str, str] | None = None
-    dry_run: bool = False
-    after: str | None = None
 
 
 def new_review(body: CreateReview) -> NewReview:

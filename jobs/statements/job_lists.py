@@ -16,7 +16,7 @@ from sqlalchemy.orm.interfaces import ORMOption
 from jobs.column_types import UTCDateTime
 from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
-from jobs.statements.jobs import Filters, check_id
+from jobs.statements.jobs import IndexedFilters, check_id
 from jobs.statements.owners import is_owned
 
 
@@ -63,7 +63,7 @@ def find_beside(connection: sa.Connection, owner: str | None, place: Place) -> l
 
 def list_page(
     session: Session,
-    filters: Filters,
+    filters: IndexedFilters,
     statuses: Collection[Status],
     *,
     limit: int,
@@ -116,7 +116,7 @@ def _select_page(
 
 def list_unfinished(
     connection: sa.Connection,
-    filters: Filters,
+    filters: IndexedFilters,
     statuses: Collection[Status],
     *,
     newest_first: bool,
@@ -137,7 +137,7 @@ def list_unfinished(
     return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=newest_first)[:limit]
 
 
-def find_last(connection: sa.Connection, filters: Filters) -> Place | None:
+def find_last(connection: sa.Connection, filters: IndexedFilters) -> Place | None:
     """Return the place of the job that was created last."""
     query = filters.select().with_only_columns(Job.created_at, Job.id)
     newest = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(1)
@@ -147,7 +147,7 @@ def find_last(connection: sa.Connection, filters: Filters) -> Place | None:
 
 def list_between(
     connection: sa.Connection,
-    filters: Filters,
+    filters: IndexedFilters,
     statuses: Collection[Status],
     after: Place | None,
     last: Place,

@@ -21,7 +21,7 @@ from jobs.column_types import utcnow
 from jobs.enums import ANY
 from jobs.errors import JobNotFoundError
 from jobs.models import OPEN, Attempt, Job, Status
-from jobs.search import filters
+from jobs.search.filters import Filters
 from jobs.statements import endings
 from jobs.statements.owners import is_owned
 
@@ -56,8 +56,8 @@ class FoundVersion(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Filters:
-    """Which jobs are meant, whatever their status. None means that all are."""
+class IndexedFilters:
+    """The filters that the table of jobs has indexes for, beside that of the status. None means that all jobs meet it."""
 
     owner: str | None = None
     #: Created from ``since`` on, and before ``until``.
@@ -67,8 +67,8 @@ class Filters:
     rating: int | None = ANY
 
     @classmethod
-    def of(cls, filters: filters.Filters, owner: str | None) -> Self:
-        """Return the filters of a list that the table of jobs has indexes for, with an owner; None for all."""
+    def of(cls, filters: Filters, owner: str | None) -> Self:
+        """Return those of a list's filters, with an owner; None for all."""
         return cls(owner, filters.since, filters.until, filters.rating)
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:

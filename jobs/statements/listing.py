@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from jobs.models import Attempt, Job, Status
 from jobs.pipeline import Role
 from jobs.statements.job_lists import KEY, Place, cursor
-from jobs.statements.jobs import Filters
+from jobs.statements.jobs import IndexedFilters
 
 
 class Opening(NamedTuple):
@@ -39,7 +39,7 @@ def openings(
 
 
 def count_by_status(
-    connection: sa.Connection, filters: Filters, statuses: Collection[Status], limit: int
+    connection: sa.Connection, filters: IndexedFilters, statuses: Collection[Status], limit: int
 ) -> dict[Status, int]:
     """Count the jobs of each of some statuses, up to ``limit``: entries of the index by status."""
     counts = [
@@ -51,7 +51,7 @@ def count_by_status(
 
 def count_newer(
     connection: sa.Connection,
-    filters: Filters,
+    filters: IndexedFilters,
     statuses: Collection[Status],
     place: Place,
     limit: int,

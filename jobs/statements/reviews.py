@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs.models import Job, Review, Status
-from jobs.statements.jobs import Filters
+from jobs.statements.jobs import IndexedFilters
 
 #: What a review needs to be counted.
 _VERDICT = (
@@ -57,7 +57,7 @@ def set_rating(connection: sa.Connection, job_id: str, rating: int) -> None:
     connection.execute(sa.update(Job).where(Job.id == job_id).values(rating=rating))
 
 
-def recent_jobs(connection: sa.Connection, filters: Filters, limit: int) -> list[str]:
+def recent_jobs(connection: sa.Connection, filters: IndexedFilters, limit: int) -> list[str]:
     """Return the ids of completed jobs that meet filters, the newest ``limit`` ones."""
     query = filters.select().with_only_columns(Job.id).where(Job.status == Status.COMPLETED)
     newest = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
@@ -73,7 +73,7 @@ def of_jobs(
 
 
 def recent(
-    connection: sa.Connection, filters: Filters, limit: int
+    connection: sa.Connection, filters: IndexedFilters, limit: int
 ) -> list[sa.Row[str, int, str, int | None, int | None]]:
     """Return verdicts, the newest ``limit`` ones, newest first.
 

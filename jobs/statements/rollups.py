@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from jobs.models import Job, Rollup, RollupModel
 from jobs.statements.inserting import insert
-from jobs.statements.jobs import Filters
+from jobs.statements.jobs import IndexedFilters
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import Level, Run, start_of
 from jobs.statistics.tally import Tally
@@ -159,7 +159,7 @@ def any_of_others(connection: sa.Connection, owner: str) -> bool:
 
 
 def list_counted(
-    connection: sa.Connection, filters: Filters, limit: int
+    connection: sa.Connection, filters: IndexedFilters, limit: int
 ) -> list[sa.Row[str | None, dict[str, str], dict[str, Any] | None]]:
     """Return model, metadata and what they count for of jobs that meet filters, up to ``limit``."""
     columns = (Job.model, Job.metadata_.label("pairs"), Job.counted)

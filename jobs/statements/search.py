@@ -103,9 +103,8 @@ def find(
         ids = search.candidates(low, high, level, most, ordered=ordered)
         if len(ids) >= most:
             if not ordered:
-                level = search.shorter(
-                    level, first, end
-                )  # They are in no order, so the newest may be missing.
+                # The newest (or oldest) of them may be among those that were left out.
+                level = search.shorter(level, first, end)
                 continue
             low, high = (ids[-1], high) if newest_first else (low, ids[-1] + 1)
         ids.sort(reverse=newest_first)

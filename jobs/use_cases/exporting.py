@@ -20,8 +20,9 @@ from jobs.statements.job_lists import Place
 from jobs.times import MICROSECOND
 from jobs.tlog.proof import Proof
 from jobs.use_cases import proving, searching
+from jobs.use_cases.owners import narrow
 
-__all__ = ["Exported", "Filters", "pages", "selected"]
+__all__ = ["Exported", "pages", "selected"]
 
 #: Jobs of a page. A job may have 11 stages of a whole context each.
 PAGE = 50
@@ -54,10 +55,10 @@ def pages(
         with_proofs: whether to add the proofs of their entries, and of those of their reviews and erasures.
         size: the maximum number of jobs of a page.
     """
-    if of is not None and owner is not None and of != owner:
+    any_meant, whose = narrow(owner, of)
+    if not any_meant:
         return
-    whose = owner if of is None else of
-    plain = jobs.Filters.of(filters, whose)
+    plain = jobs.IndexedFilters.of(filters, whose)
     with database.read() as connection:
         last = job_lists.find_last(connection, plain)
     if last is None:

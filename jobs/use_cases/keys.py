@@ -28,7 +28,7 @@ PREFIX = "hq_"
 _ALPHABET = string.digits + string.ascii_letters
 #: Characters after the prefix: 43 of 62 kinds are 256 bits.
 _LENGTH = 43
-#: Characters of a secret that are stored for people to recognise it. They leave 232 bits.
+#: Characters of a secret that are stored for people to recognize it. They leave 232 bits.
 _HINT_LENGTH = len(PREFIX) + 4
 _SECRET = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_LENGTH}}}")
 _SESSION = re.compile(r"[0-9A-Za-z_-]{43}")

@@ -56,7 +56,7 @@ def count_by_status(
     """
     with database.read() as connection:
         return listing.count_by_status(
-            connection, jobs.Filters(owner, since, until), tuple(Status), MAX_COUNT
+            connection, jobs.IndexedFilters(owner, since, until), tuple(Status), MAX_COUNT
         )
 
 
@@ -79,5 +79,5 @@ def count_newer(database: Database, owner: str | None, filters: Filters, job_id:
         except JobNotFoundError:
             raise CursorError(job_id) from None
         return listing.count_newer(
-            connection, jobs.Filters.of(filters, owner), filters.statuses, place, MAX_NEW
+            connection, jobs.IndexedFilters.of(filters, owner), filters.statuses, place, MAX_NEW
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 
 from jobs.database import Database
-from jobs.enums import ANY
 from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
 from jobs.page_request import PageRequest
@@ -105,7 +104,6 @@ def list_jobs(
     status: Status | None = None,
     since: dt.datetime | None = None,
     until: dt.datetime | None = None,
-    rating: int | None = ANY,
     with_attempts: bool = False,
 ) -> tuple[list[Job], bool]:
     """Return a page of jobs by age, and whether more follow.
@@ -116,7 +114,6 @@ def list_jobs(
         page: which page.
         status: of the jobs; None for all.
         since, until: the jobs were created from ``since`` on, and before ``until``.
-        rating: the last rating of the regeneration in a review; None for jobs without one.
         with_attempts: whether to load the attempts, without their prompts.
 
     Raises:
@@ -128,7 +125,7 @@ def list_jobs(
             place = job_lists.place_of(session.connection(), owner, page.after)
         return job_lists.list_page(
             session,
-            jobs.Filters(owner, since, until, rating),
+            jobs.IndexedFilters(owner, since, until),
             () if status is None else (status,),
             limit=page.limit,
             after=place,

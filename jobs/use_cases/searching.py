@@ -1,39 +1,33 @@
 """Lists of jobs with filters and full-text search.
 
 Jobs are read from their own table where its indexes are enough: by owner, status and time. All other filters
-and the full text need the search index, which has ended jobs only. Open jobs are few, and metadata is the only one
-of these filters that they can meet, so they are compared one by one.
+and the full text need the search index, which has ended jobs only (`jobs.use_cases.searching_by_age` and
+`searching_by_rank`).
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from jobs import adapter_names
 from jobs.database import Database
-from jobs.enums import ANY, Order
+from jobs.enums import Order
 from jobs.errors import CursorError, JobNotFoundError
-from jobs.models import Attempt, Job, SearchDocument, Status
-from jobs.search.filters import Filters, Wanted
-from jobs.search.ranking import score
-from jobs.statements import documents, found_documents, job_lists, jobs, rollups, search
-from jobs.statements.documents import LAST_ID
+from jobs.models import Attempt, Job, SearchDocument
+from jobs.search.filters import Filters
+from jobs.statements import found_documents, job_lists, jobs
 from jobs.statements.search import MAX_EFFORT
-from jobs.times import MICROSECOND
 from jobs.use_cases import indexing
+from jobs.use_cases.owners import narrow
+from jobs.use_cases.search_request import FoundPage, SearchRequest
+from jobs.use_cases.searching_by_age import search_by_age
+from jobs.use_cases.searching_by_rank import search_by_rank
 
 log = logging.getLogger(__name__)
 
-#: The number of matches that are ranked together, the newest first.
-RANKED = 200
-#: The maximum number of open jobs that a page compares, in about ten milliseconds.
-MAX_UNFINISHED = 2000
 #: The maximum number of jobs that a search indexes before it begins, at about a millisecond each.
 MAX_CAUGHT_UP = 4
 
@@ -54,19 +48,6 @@ class Page(NamedTuple):
     jobs: list[Listed]
     #: Where the next page begins; None if this is the last one.
     next: str | None
-
-
-@dataclass(frozen=True)
-class _Request:
-    """Which page of which list is asked for, as `list_jobs` has it."""
-
-    #: Of the jobs; None for all.
-    owner: str | None
-    filters: Filters
-    limit: int
-    after: str | None
-    order: Order
-    effort: int
 
 
 def list_jobs(
@@ -98,22 +79,23 @@ def list_jobs(
     Raises:
         CursorError: ``after`` is not what a page of such a list has.
     """
-    if (of is not None and owner is not None and of != owner) or filters.contradict:
+    any_meant, whose = narrow(owner, of)
+    if not any_meant or filters.contradict:
         return Page([], None)
-    request = _Request(owner if of is None else of, filters, limit, after, order, effort)
+    request = SearchRequest(whose, filters, limit, after, order, effort)
     if not filters.need_index:
         return _list(database, request)
     _catch_up(database)
-    found = (_rank if order is Order.RELEVANCE else _search)(database, request)
+    found = (search_by_rank if order is Order.RELEVANCE else search_by_age)(database, request)
     return Page(_load(database, request, found), found.next)
 
 
-def _list(database: Database, request: _Request) -> Page:
+def _list(database: Database, request: SearchRequest) -> Page:
     """List jobs by the indexes of their own table."""
     with database.read_session() as session:
         page, has_more = job_lists.list_page(
             session,
-            jobs.Filters.of(request.filters, request.owner),
+            jobs.IndexedFilters.of(request.filters, request.owner),
             request.filters.statuses,
             limit=request.limit,
             after=_place_in_table(session.connection(), request),
@@ -124,7 +106,7 @@ def _list(database: Database, request: _Request) -> Page:
     return Page(listed, page[-1].id if has_more else None)
 
 
-def _place_in_table(connection: sa.Connection, request: _Request) -> job_lists.Place | None:
+def _place_in_table(connection: sa.Connection, request: SearchRequest) -> job_lists.Place | None:
     """Return the place of the job after which a page begins; None for the first page."""
     if request.after is None:
         return None
@@ -146,18 +128,7 @@ def _catch_up(database: Database) -> None:
         log.debug("jobs that have just ended are not indexed before a search: %s", error)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A page that the search index has."""
-
-    #: Of documents, in order.
-    ids: list[int]
-    next: str | None
-    #: The open jobs of the page, by the ids that their documents will have.
-    unfinished: Mapping[int, str] = field(default_factory=dict)
-
-
-def _load(database: Database, request: _Request, found: _Found) -> list[Listed]:
+def _load(database: Database, request: SearchRequest, found: FoundPage) -> list[Listed]:
     with database.read_session() as session:
         rows: dict[int, tuple[Job, SearchDocument | None]] = {
             **found_documents.load(session, found.ids)
@@ -174,189 +145,3 @@ def _load(database: Database, request: _Request, found: _Found) -> list[Listed]:
         if request.filters.query is not None:
             outputs = found_documents.load_outputs(session, [job.id for job, _ in loaded])
     return [Listed(job, document, outputs.get(job.id, ())) for job, document in loaded]
-
-
-@dataclass(frozen=True)
-class _Range:
-    """A range of documents, by their ids, and in which order it is read."""
-
-    #: The lowest id, and the one after the highest.
-    first: int
-    end: int
-    newest_first: bool
-
-    @classmethod
-    def of(cls, request: _Request) -> _Range:
-        """Return all that a request is about, whatever the page."""
-        since, until = request.filters.since, request.filters.until
-        return cls(
-            0 if since is None else documents.first_id(since),
-            LAST_ID if until is None else documents.first_id(until),
-            request.order is not Order.OLDEST,
-        )
-
-    def beyond(self, place: int) -> _Range:
-        """Return what follows a document."""
-        if self.newest_first:
-            return _Range(self.first, min(self.end, place), True)
-        return _Range(max(self.first, place + 1), self.end, False)
-
-    def up_to(self, place: int) -> _Range:
-        """Return what ends with a document of the range."""
-        if self.newest_first:
-            return _Range(place, self.end, True)
-        return _Range(self.first, place + 1, False)
-
-    def __contains__(self, place: int) -> bool:
-        return self.first <= place < self.end
-
-
-def _wanted(connection: sa.Connection, request: _Request) -> Wanted:
-    """Return the filters of a request as a query of the search index."""
-    adapter = request.filters.adapter
-    named = () if adapter is None else adapter_names.names(rollups.models(connection), adapter)
-    return request.filters.wanted(request.owner, sorted(named))
-
-
-def _search(database: Database, request: _Request) -> _Found:
-    """Search by age."""
-    within = _Range.of(request)
-    with database.read() as connection:
-        if request.after is not None:
-            within = within.beyond(_place(connection, request.owner, request.after))
-        unfinished = _unfinished(connection, request, within)
-        last = unfinished.last
-        if last is not None:
-            within = within.up_to(last)
-        found = search.find(
-            connection,
-            _wanted(connection, request),
-            first=within.first,
-            end=within.end,
-            newest_first=within.newest_first,
-            limit=request.limit + 1,
-            effort=request.effort,
-        )
-    if found.stopped_at is not None:
-        last = found.stopped_at if within.newest_first else found.stopped_at - 1
-        within = within.up_to(last)
-    some = {place: job_id for place, job_id in unfinished.matching.items() if place in within}
-    ids = sorted({*found.ids, *some}, reverse=within.newest_first)
-    if len(ids) > request.limit:
-        ids = ids[: request.limit]
-        last = ids[-1]
-    return _Found(ids, None if last is None else f"pos_{last}", some)
-
-
-def _place(connection: sa.Connection, owner: str | None, after: str) -> int:
-    """Return the document after which a page begins."""
-    match = re.fullmatch(r"pos_(\d{1,19})", after)
-    if match:
-        place: int | None = int(match[1])
-    else:
-        try:
-            jobs.check_id(after)
-        except JobNotFoundError:
-            raise CursorError(after) from None
-        place = found_documents.id_of(connection, owner, after)
-    if place is None or place > LAST_ID:
-        raise CursorError(after)
-    return place
-
-
-class _Unfinished(NamedTuple):
-    """Jobs that have not ended."""
-
-    #: Those that match, by the ids that their documents will have.
-    matching: dict[int, str]
-    #: The id of the last one that was looked at, if there may be more.
-    last: int | None
-
-
-def _unfinished(connection: sa.Connection, request: _Request, within: _Range) -> _Unfinished:
-    """Look through jobs that have not ended, up to `MAX_UNFINISHED` of them."""
-    filters = request.filters
-    statuses = [
-        s for s in Status if not s.final and (not filters.statuses or s in filters.statuses)
-    ]
-    if filters.need_ended or filters.rating not in (ANY, None) or not statuses:
-        return _Unfinished({}, None)
-    rows = job_lists.list_unfinished(
-        connection,
-        jobs.Filters(
-            request.owner,
-            documents.moment(within.first),
-            documents.moment(within.end) + MICROSECOND,
-        ),
-        statuses,
-        newest_first=within.newest_first,
-        limit=MAX_UNFINISHED,
-    )
-    places = [(documents.first_id(row.created_at) + documents.tie(row.id), row) for row in rows]
-    matching = {
-        place: row.id
-        for place, row in places
-        if place in within and filters.metadata.items() <= row.pairs.items()
-    }
-    return _Unfinished(matching, places[-1][0] if len(rows) == MAX_UNFINISHED else None)
-
-
-@dataclass(frozen=True)
-class _RankCursor:
-    """Where a page of ranked documents begins, and the range that is ranked, so that jobs that end meanwhile move no others.
-
-    ``rank_FIRST_END_RANK_ID`` is the place after a document in the same ranking. ``rank_FIRST_END`` is the beginning
-    of the next one.
-    """
-
-    first: int
-    end: int
-    #: Rank and id of the document, both negative, so that the best and newest come first.
-    last: tuple[int, int] | None
-
-    @classmethod
-    def parse(cls, cursor: str) -> _RankCursor:
-        match = re.fullmatch(r"rank_(\d{1,19})_(\d{1,19})(?:_(\d{1,12})_(\d{1,19}))?", cursor)
-        if match is None or max(int(match[1]), int(match[2])) > LAST_ID:
-            raise CursorError(cursor)
-        last = None if match[3] is None else (-int(match[3]), -int(match[4]))
-        return cls(int(match[1]), int(match[2]), last)
-
-    def __str__(self) -> str:
-        cursor = f"rank_{self.first}_{self.end}"
-        return cursor if self.last is None else f"{cursor}_{-self.last[0]}_{-self.last[1]}"
-
-
-def _rank(database: Database, request: _Request) -> _Found:
-    """Search by rank: the newest `RANKED` matches are ranked, and come before all others; then the next ones."""
-    query = request.filters.query
-    assert query is not None  # noqa: S101 (the web orders by rank only with a query)
-    bounds = _Range.of(request)
-    first, end, last = bounds.first, bounds.end, None
-    ranked, effort = RANKED, request.effort
-    if request.after is not None:
-        cursor = _RankCursor.parse(request.after)
-        end, last = min(end, cursor.end), cursor.last
-        if last is not None:
-            first = max(first, cursor.first)
-            # Rank the same jobs again, and also those that ended since.
-            ranked, effort = 2 * RANKED, LAST_ID
-    with database.read() as connection:
-        wanted = _wanted(connection, request)
-        found = search.find(connection, wanted, first=first, end=end, limit=ranked, effort=effort)
-        words = search.words_of(connection, found.ids)
-    keys = sorted((-score(query, text), -i) for i, text in words.items())
-    low = first
-    if last is None and len(found.ids) == RANKED:
-        low = found.ids[-1]
-    elif found.stopped_at is not None:
-        low = found.stopped_at
-    if last is not None:
-        keys = [key for key in keys if key > last]
-    shown = keys[: request.limit]
-    following = None
-    if len(keys) > request.limit:
-        following = _RankCursor(low, found.ids[0] + 1, shown[-1])
-    elif low > bounds.first:
-        following = _RankCursor(bounds.first, low, None)
-    return _Found([-i for _, i in shown], None if following is None else str(following))

@@ -19,11 +19,12 @@ from jobs.database import Database
 from jobs.errors import StatisticsError
 from jobs.models import OPEN, Status
 from jobs.statements import clock, documents, listing, rollups
-from jobs.statements.jobs import Filters
+from jobs.statements.jobs import IndexedFilters
 from jobs.statements.rollups import NO_MODEL
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import FIRST, LAST, Level, Run, at_or_after, cover, start_of
 from jobs.statistics.tally import Tally
+from jobs.use_cases.owners import narrow
 
 #: The maximum number of hours or days of one reading.
 MAX_PERIODS = 800
@@ -142,16 +143,15 @@ def read(
     Raises:
         StatisticsError: the range is empty or too long, or there is nothing to compare.
     """
-    whose = owner if query.owner is None else query.owner
-    sees_none = owner is not None and whose != owner
+    any_meant, whose = narrow(owner, query.owner)
     with database.read() as connection:
         since, until = _range(connection, whose, query, max_periods)
         models = rollups.models(connection)
         compared = _sides(query.compare, models)
         parts: list[_Part] = []
         open_jobs = dict.fromkeys(OPEN, 0)
-        if not sees_none:
-            filters = Filters(whose, since, until)
+        if any_meant:
+            filters = IndexedFilters(whose, since, until)
             if query.by is By.METADATA:
                 parts = _parts_of_jobs(connection, filters, query.key, max_jobs)
             else:
@@ -269,7 +269,7 @@ def _runs(query: Query, since: dt.datetime, until: dt.datetime) -> list[Run]:
 
 
 def _parts_of_jobs(
-    connection: sa.Connection, filters: Filters, key: str, max_jobs: int
+    connection: sa.Connection, filters: IndexedFilters, key: str, max_jobs: int
 ) -> list[_Part]:
     """Return the jobs of a range, by their values of a key of metadata."""
     rows = rollups.list_counted(connection, filters, max_jobs + 1)

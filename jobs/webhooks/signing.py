@@ -15,7 +15,7 @@ from collections.abc import Sequence
 PREFIX = "whsec_"
 #: The standard asks for 24 to 64.
 _SECRET_BYTES = 32
-#: Characters of a secret that are shown for people to recognise it.
+#: Characters of a secret that are shown for people to recognize it.
 _HINT_LENGTH = len(PREFIX) + 4
 
 
@@ -25,7 +25,7 @@ def new_secret() -> str:
 
 
 def hint(secret: str) -> str:
-    """Return the beginning of a secret, by which people recognise it."""
+    """Return the beginning of a secret, by which people recognize it."""
     return f"{secret[:_HINT_LENGTH]}…"
 
 

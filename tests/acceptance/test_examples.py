@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +19,7 @@ from jobs.settings import DEMO_CHECKPOINT
 from tests import fork_client, servers
 from tests.acceptance.conftest import Service, running
 from tests.clients.server import WORKER
-from tests.servers import PATIENCE
+from tests.polling import poll
 
 ROOT = Path(__file__).parent.parent.parent
 #: Documents whose examples other tests run.
@@ -142,21 +141,15 @@ def test_examples_work(
 def review(service: Service, job_id: str) -> None:
     """Review a job, and wait until the transparency log has the review."""
     job = f"/api/jobs/{job_id}"
-    give_up = time.monotonic() + PATIENCE
     with service.http() as http:
         http.post(f"{job}/reviews", json={"critique": 1}).raise_for_status()
-        while http.get(f"{job}/proof?review=0").is_error:
-            assert time.monotonic() < give_up
-            time.sleep(0.1)  # nothing tells when it is sealed
+        poll(lambda: http.get(f"{job}/proof?review=0").is_success)
 
 
 def wait_until_sealed(service: Service) -> None:
     """Wait until the transparency log has all ended jobs: whoever types the commands is slower than that."""
-    give_up = time.monotonic() + PATIENCE
     with service.http() as http:
-        while http.get("/api/system").json()["log"]["unsealed"]:
-            assert time.monotonic() < give_up
-            time.sleep(0.1)  # as above
+        poll(lambda: not http.get("/api/system").json()["log"]["unsealed"])
 
 
 def first_checkpoint(service: Service) -> str:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +22,9 @@ from tests.conftest import WORKER
 from tests.integration.rows import claim, let_leases_run_out, submit
 from tests.integration.sealed import end, seal
 from tests.joining import join
+from tests.polling import poll
 from tests.receiver import Receiver
-from tests.servers import PATIENCE, Process, RedisServer, forked, start
+from tests.servers import Process, RedisServer, forked, start
 from tests.witness import Witness
 
 ECHO_WORKER = (sys.executable, "-m", "tests.acceptance.echo_worker")
@@ -68,10 +68,7 @@ def alive(database: Database) -> Iterator[None]:
 
 def wait_for_cosignature(database: Database, witness: Witness) -> None:
     """Wait until what a witness has replied is stored. A process that stops waits a second for that."""
-    give_up = time.monotonic() + PATIENCE
-    while f"— {witness.name} " not in str(proving.get_checkpoint(database)):
-        assert time.monotonic() < give_up
-        time.sleep(0.05)  # nothing tells of it
+    poll(lambda: f"— {witness.name} " in str(proving.get_checkpoint(database)))
 
 
 def test_duties_without_a_worker(database: Database, environ: dict[str, str]) -> None:

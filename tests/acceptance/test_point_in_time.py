@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import time
 from pathlib import Path
 
 import psycopg
@@ -24,7 +23,8 @@ from tests.acceptance.test_maintain import ECHO_WORKER, stop
 from tests.backups import RECOVERY, program, run
 from tests.conftest import create_database, start_postgres
 from tests.integration.rows import submit
-from tests.servers import PATIENCE, Process, RedisServer, forked
+from tests.polling import poll
+from tests.servers import Process, RedisServer, forked
 
 
 def execute(server: PostgresServer, *statements: str) -> list[object]:
@@ -37,10 +37,7 @@ def execute(server: PostgresServer, *statements: str) -> list[object]:
 
 def until(server: PostgresServer, condition: str) -> None:
     """Wait for something in the server that has no event."""
-    give_up = time.monotonic() + PATIENCE
-    while execute(server, f"SELECT {condition}") != [True]:
-        assert time.monotonic() < give_up, condition
-        time.sleep(0.05)
+    poll(lambda: execute(server, f"SELECT {condition}") == [True])
 
 
 def archiving(folder: Path) -> PostgresServer:
@@ -91,10 +88,11 @@ def ask(database: Database) -> Job:
 
 def when_sealed(database: Database, size: int) -> str:
     """Wait until the log has so many entries; return its checkpoint."""
-    give_up = time.monotonic() + PATIENCE
-    while (note := proving.get_checkpoint(database)) is None or note.split("\n")[1] != str(size):
-        assert time.monotonic() < give_up, note
-        time.sleep(0.05)  # there is no event for an entry
+    note = poll(
+        lambda: proving.get_checkpoint(database),
+        lambda note: note is not None and note.split("\n")[1] == str(size),
+    )
+    assert note is not None
     return note
 
 

@@ -24,9 +24,10 @@ from jobs.protocol import batch_lines, body
 from jobs.protocol.batches import parse_batch
 from jobs.protocol.errors import ProtocolError
 from jobs.protocol.history import history
+from jobs.protocol.removal import DeleteJobs, EraseTexts
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.restoring import restore
-from jobs.protocol.reviews import CreateReview, DeleteJobs, EraseTexts
+from jobs.protocol.reviews import CreateReview
 from jobs.protocol.validation import parse, validate, validate_chat
 from jobs.search import query
 from jobs.tlog import entry, exported, merkle, tiles

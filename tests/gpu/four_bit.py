@@ -40,7 +40,7 @@ class Quantized(nn.Module):
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (…, in) to (…, out) as bitsandbytes does: with the dequantised weight."""
+        """Map (…, in) to (…, out) as bitsandbytes does: with the dequantized weight."""
         nibbles = torch.stack([self.weight >> 4, self.weight & 15], dim=-1)
         values = self._code[nibbles.view(-1, QUANT_BLOCK).int()] * self.absmax[:, None]
         return nn.functional.linear(x, values.view(self.out_features, -1).to(x.dtype), self.bias)

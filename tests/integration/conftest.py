@@ -1,4 +1,4 @@
-"""Engines with the random checkpoint, and a second database. For imports inside functions see `tests.conftest`."""
+"""Engines with the random checkpoint, a publisher of progress, and a second database. For imports inside functions see `tests.conftest`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from jobs.database import Database
 from tests.conftest import load_models, new_database
 
 if TYPE_CHECKING:
+    from jobs.progress import Progress
     from worker.engine.batching.engine import BatchingEngine
     from worker.engine.reference import ReferenceEngine
+    from worker.progress_publisher import ProgressPublisher
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +35,15 @@ def reference(checkpoint: Path, tokenizer: Any) -> Iterator[ReferenceEngine]:
     engine = ReferenceEngine(load_models(checkpoint), tokenizer, max_model_len=CONTEXT)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def publisher(progress: Progress) -> Iterator[ProgressPublisher]:
+    from worker.progress_publisher import ProgressPublisher
+
+    publisher = ProgressPublisher(progress)
+    yield publisher
+    publisher.stop()
 
 
 @pytest.fixture(scope="session", params=[False, True], ids=["rows", "paged"])

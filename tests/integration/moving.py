@@ -17,6 +17,7 @@ from jobs.importer import Line, Report, import_file, read_histories
 from jobs.models import Job
 from jobs.protocol.history import history
 from jobs.protocol.shapes import COLUMNS, rows
+from jobs.search.filters import Filters
 from jobs.tlog.exported import PROOFS
 from jobs.tlog.note import Verifier
 from jobs.use_cases import erasing, exporting, reviewing, stages, workers
@@ -28,7 +29,7 @@ from tests.integration.sealed import seal
 
 def export(database: Database, compression: Compression = Compression.NONE) -> bytes:
     """Export all histories as the API does."""
-    pages = exporting.pages(database, None, exporting.Filters(), with_proofs=True)
+    pages = exporting.pages(database, None, Filters(), with_proofs=True)
     made = ([r for each in page for r in rows(Shape.HISTORY, each)] for page in pages)
     return b"".join(writing(FileKind(Format.JSONL, compression), COLUMNS[Shape.HISTORY])(made))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -31,6 +30,7 @@ from jobs.use_cases import cancellation, queries, stages, verifying, workers
 from tests.conftest import RUNTIME, WORKER, create_database
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.integration.sealed import end, seal
+from tests.polling import poll
 from tests.servers import PATIENCE
 
 
@@ -221,13 +221,12 @@ def _until_waiting(database: Database, count: int) -> None:
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    give_up = time.monotonic() + PATIENCE
-    while True:
+
+    def number() -> object:
         with database.engine.connect() as connection:
-            if connection.exec_driver_sql(waiting).scalar() == count:
-                return
-        assert time.monotonic() < give_up
-        time.sleep(0.01)  # there is no event for a lock that is waited for
+            return connection.exec_driver_sql(waiting).scalar()
+
+    poll(number, lambda found: found == count)
 
 
 def test_a_connection_to_a_standby_is_dropped(

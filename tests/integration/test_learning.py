@@ -24,6 +24,7 @@ from jobs.enums import Shape
 from jobs.formats.writing import FileKind, Format, writing
 from jobs.pipeline import Role
 from jobs.protocol.shapes import COLUMNS, rows
+from jobs.search.filters import Filters
 from jobs.settings import DEMO_CHECKPOINT
 from jobs.use_cases import exporting, stages, workers
 from tests.conftest import RUNTIME, WORKER, give_schema
@@ -61,7 +62,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     seal(database)
     for shape in Shape:
         for format_ in Format:
-            pages = exporting.pages(database, None, exporting.Filters(), with_proofs=True)
+            pages = exporting.pages(database, None, Filters(), with_proofs=True)
             made = ([row for each in page for row in rows(shape, each)] for page in pages)
             kind = FileKind(format_)
             data = b"".join(writing(kind, COLUMNS[shape])(made))

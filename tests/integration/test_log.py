@@ -21,6 +21,7 @@ from jobs.database import Database
 from jobs.errors import JobNotFoundError, NotSealedError
 from jobs.models import ANONYMOUS, Job
 from jobs.protocol.history import history
+from jobs.search.filters import Filters
 from jobs.statements import log, log_checkpoints, whole_jobs
 from jobs.tlog import merkle
 from jobs.tlog.checkpoint import open_checkpoint
@@ -173,7 +174,7 @@ def test_large_histories_are_in_memory_a_few_at_a_time(
         return traced
 
     def export() -> None:
-        pages = exporting.pages(database, None, exporting.Filters(), with_proofs=True)
+        pages = exporting.pages(database, None, Filters(), with_proofs=True)
         assert [each.job.id for page in pages for each in page] == ids
 
     prepared: list[sealing.Prepared] = []

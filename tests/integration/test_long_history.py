@@ -57,6 +57,8 @@ from jobs.use_cases import (
     restarting,
     retention,
     retrying,
+    review_agreement,
+    review_queue,
     reviewing,
     sealing,
     searching,
@@ -193,9 +195,9 @@ def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -
         run(reviewing.add, database, None, job_id, review, reviewer=reviewer)
     for kind in ("unreviewed", "disagreements"):
         for owner in (None, ANONYMOUS):
-            run(reviewing.queue, database, owner, reviewer="ann", kind=kind, seed=1, limit=20)
-            run(reviewing.next_review, database, owner, reviewer="ann", kind=kind, seed=1)
-    run(reviewing.agreement, database, ANONYMOUS)
+            run(review_queue.queue, database, owner, reviewer="ann", kind=kind, seed=1, limit=20)
+            run(review_queue.next_review, database, owner, reviewer="ann", kind=kind, seed=1)
+    run(review_agreement.agreement, database, ANONYMOUS)
     for rating in (0, 1):
         for owner in (None, ANONYMOUS):
             run(queries.list_jobs, database, owner, PageRequest(20), rating=rating)
@@ -227,15 +229,15 @@ def send_traces(run: Callable[..., Any], database: Database) -> None:
 def export_and_import(run: Callable[..., Any], database: Database, job_id: str) -> None:
     """Export the first pages, and import a job that is there."""
 
-    def pages(filters: exporting.Filters, of: str | None = None) -> None:
+    def pages(filters: Filters, of: str | None = None) -> None:
         for _ in islice(exporting.pages(database, None, filters, of=of, with_proofs=True), 2):
             pass
 
-    run(pages, exporting.Filters())
-    run(pages, exporting.Filters(statuses=(Status.COMPLETED,)))
-    run(pages, exporting.Filters(statuses=(Status.FAILED, Status.CANCELLED)))
-    run(pages, exporting.Filters(since=dt.datetime.now(dt.UTC)), ANONYMOUS)
-    run(pages, exporting.Filters(query=parse("fox")))
+    run(pages, Filters())
+    run(pages, Filters(statuses=(Status.COMPLETED,)))
+    run(pages, Filters(statuses=(Status.FAILED, Status.CANCELLED)))
+    run(pages, Filters(since=dt.datetime.now(dt.UTC)), ANONYMOUS)
+    run(pages, Filters(query=parse("fox")))
 
     def selected(ids: list[str]) -> None:
         assert [len(page) for page in exporting.selected(database, None, ids)] == [50, 50]

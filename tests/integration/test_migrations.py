@@ -1,6 +1,5 @@
 """Migrations go up and down, and match the models."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from jobs.use_cases import queries, stages, submission
 from migrations import compatibility
 from tests.conftest import create_database
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
+from tests.polling import poll
 from tests.servers import PATIENCE
 
 #: Whether a session has waited for a lock longer than the timeouts of the role.
@@ -149,10 +149,7 @@ def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresSe
     with ThreadPoolExecutor(1) as pool, autocommit.connect() as holder:
         holder.execute(sa.select(sa.func.pg_advisory_lock(migrations.LOCK)))
         migrating = pool.submit(migrations.migrate, engine)
-        give_up = time.monotonic() + PATIENCE
-        while not holder.exec_driver_sql(LONG_WAITING).scalar() and not migrating.done():
-            assert time.monotonic() < give_up
-            time.sleep(0.01)  # there is no event for a lock that is waited for
+        poll(lambda: holder.exec_driver_sql(LONG_WAITING).scalar() or migrating.done())
         holder.execute(sa.select(sa.func.pg_advisory_unlock(migrations.LOCK)))
         migrating.result(PATIENCE)
     migrations.check(engine)

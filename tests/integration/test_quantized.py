@@ -81,12 +81,12 @@ def answers(engine: Engine, requests: list[Request]) -> list[str]:
     return texts
 
 
-def test_the_base_is_quantised_and_the_adapters_are_not(checkpoint: Path) -> None:
-    plain, quantised = load_models(checkpoint), load(checkpoint)
+def test_the_base_is_quantized_and_the_adapters_are_not(checkpoint: Path) -> None:
+    plain, quantized = load_models(checkpoint), load(checkpoint)
     for projection in ("q_proj", "down_proj"):
         [before, *_], [after, *_] = (
             [m for name, m in models["actor"].named_modules() if name.endswith(projection)]
-            for models in (plain, quantised)
+            for models in (plain, quantized)
         )
         assert after.base_layer.weight.nbytes * 8 == before.base_layer.weight.nbytes
         assert torch.equal(after.lora_B["actor"].weight, before.lora_B["actor"].weight)

@@ -14,12 +14,22 @@ from jobs.database import Database
 from jobs.enums import ANY
 from jobs.errors import JobNotFoundError, NotEndedError
 from jobs.models import ANONYMOUS, Job, LogEntry, Review
-from jobs.page_request import PageRequest
 from jobs.protocol.history import history
+from jobs.search.filters import Filters
 from jobs.statements import log
-from jobs.use_cases import deletion, queries, reviewing, sealing
+from jobs.use_cases import (
+    deletion,
+    queries,
+    review_agreement,
+    review_queue,
+    reviewing,
+    sealing,
+    searching,
+)
 from jobs.use_cases.log_signing import Signing
-from jobs.use_cases.reviewing import Mark, NewReview, NextReview, Verdict
+from jobs.use_cases.review_queue import Mark, NextReview
+from jobs.use_cases.reviewing import NewReview
+from jobs.use_cases.verdicts import Verdict
 from tests.integration.rows import submit
 from tests.integration.sealed import end, seal
 from tests.integration.tampering import change, is_as_recorded, new_value, tamper
@@ -222,8 +232,8 @@ def test_the_rating_of_a_job_is_that_of_its_last_review(database: Database) -> N
     review(database, other, critique=1)
 
     def listed(rating: int | None) -> list[str]:
-        page, _ = queries.list_jobs(database, ANONYMOUS, PageRequest(10), rating=rating)
-        return [job.id for job in page]
+        page = searching.list_jobs(database, ANONYMOUS, Filters(rating=rating), limit=10)
+        return [each.job.id for each in page.jobs]
 
     assert (listed(0), listed(-1), listed(1)) == ([rated.id], [], [])
     assert listed(None) == [other.id, unrated.id]
@@ -238,7 +248,7 @@ def test_the_rating_of_a_job_is_that_of_its_last_review(database: Database) -> N
 
 def queue(database: Database, kind: Any = "unreviewed", **options: Any) -> list[str]:
     options = {"owner": None, "reviewer": "ann", "seed": 1, "limit": 100, **options}
-    return [job.id for job, _ in reviewing.queue(database, kind=kind, **options)]
+    return [job.id for job, _ in review_queue.queue(database, kind=kind, **options)]
 
 
 def test_the_queue_has_a_sample_with_those_first_that_nobody_reviewed(database: Database) -> None:
@@ -273,7 +283,7 @@ def test_turns_go_through_the_sample_once_whoever_else_reviews(database: Databas
 
     def turn(after: Mark | None = None, **options: Any) -> NextReview:
         options = {"owner": None, "reviewer": "ann", "kind": "unreviewed", "seed": 1, **options}
-        return reviewing.next_review(database, after=after, **options)
+        return review_queue.next_review(database, after=after, **options)
 
     assert turn() == NextReview(Mark(sample[0], False), 6, 0, 6, 0, 1)
     seen = [turn().next]
@@ -309,7 +319,7 @@ def test_the_queue_has_jobs_that_reviewers_disagree_on(database: Database) -> No
     review(database, settled, "bob", regeneration=1)
     review(database, alone, "ann", regeneration=1)
     review(database, alone, "ann", regeneration=-1)
-    [(job, verdicts)] = reviewing.queue(
+    [(job, verdicts)] = review_queue.queue(
         database, None, reviewer="ann", kind="disagreements", seed=0, limit=9
     )
     assert job.id == split.id
@@ -317,20 +327,20 @@ def test_the_queue_has_jobs_that_reviewers_disagree_on(database: Database) -> No
 
 
 def test_agreement_is_that_of_the_last_reviews(database: Database) -> None:
-    assert reviewing.agreement(database, None)["critique"].measure is None
+    assert review_agreement.agreement(database, None)["critique"].measure is None
     jobs = [end(database) for _ in range(4)]
     review(database, jobs[0], "ann", regeneration=-1)
     for job, first, second in zip(jobs, (1, 1, 0, 0), (1, 1, 0, 1), strict=True):
         review(database, job, "ann", critique=0, regeneration=first)
         review(database, job, "bob", critique=0, regeneration=second)
-    found = reviewing.agreement(database, None)
+    found = review_agreement.agreement(database, None)
     assert found["regeneration"] == ("cohen_kappa", 0.5, ["ann", "bob"], 4)
     assert found["critique"] == ("cohen_kappa", None, ["ann", "bob"], 4), "all are the same"
     review(database, jobs[0], "cat", regeneration=1)
-    three = reviewing.agreement(database, None)["regeneration"]
+    three = review_agreement.agreement(database, None)["regeneration"]
     assert (three.measure, three.reviewers) == ("krippendorff_alpha", ["ann", "bob", "cat"])
     assert three.value is not None
     assert 0 < three.value < 1
     later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
-    assert reviewing.agreement(database, None, since=later)["regeneration"].jobs == 0
-    assert reviewing.agreement(database, "somebody")["regeneration"].jobs == 0
+    assert review_agreement.agreement(database, None, since=later)["regeneration"].jobs == 0
+    assert review_agreement.agreement(database, "somebody")["regeneration"].jobs == 0

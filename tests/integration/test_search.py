@@ -28,6 +28,7 @@ from jobs.use_cases import (
     indexing,
     queries,
     searching,
+    searching_by_age,
     stages,
     submission,
     workers,
@@ -313,11 +314,11 @@ def test_a_job_that_has_just_ended_is_found_before_the_duty_runs(
     assert find(database, "answer") == [*later[::-1], *jobs[::-1]]
 
 
-@pytest.mark.parametrize("most", [searching.MAX_UNFINISHED, 2])
+@pytest.mark.parametrize("most", [searching_by_age.MAX_UNFINISHED, 2])
 def test_metadata_find_jobs_whether_they_have_ended_or_not(
     database: Database, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(searching, "MAX_UNFINISHED", most)
+    monkeypatch.setattr(searching_by_age, "MAX_UNFINISHED", most)
     rng = random.Random(7)
     statuses: dict[str, str] = {}
     for number in range(40):

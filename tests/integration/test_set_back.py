@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import sqlalchemy as sa
 from celery.exceptions import Ignore
 
 from jobs.database import Database
 from jobs.models import ANONYMOUS, Attempt, AttemptStatus, Job, Status, Worker
-from jobs.progress import Progress
 from jobs.use_cases import queries, stages, workers
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.held_engine import HeldEngine, finish
@@ -38,13 +35,6 @@ def forget_claims(database: Database) -> None:
                 deadline_at=None,
             )
         )
-
-
-@pytest.fixture
-def publisher(progress: Progress) -> Iterator[ProgressPublisher]:
-    publisher = ProgressPublisher(progress)
-    yield publisher
-    publisher.stop()
 
 
 def test_a_worker_that_claims_what_it_was_running_goes_on(

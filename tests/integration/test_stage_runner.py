@@ -54,13 +54,6 @@ def engine(endless: Path) -> Iterator[ReferenceEngine]:
 
 
 @pytest.fixture
-def publisher(progress: Progress) -> Iterator[ProgressPublisher]:
-    publisher = ProgressPublisher(progress)
-    yield publisher
-    publisher.stop()
-
-
-@pytest.fixture
 def runner(
     database: Database, engine: ReferenceEngine, publisher: ProgressPublisher
 ) -> StageRunner:

@@ -6,9 +6,8 @@ import ast
 import datetime as dt
 import json
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,8 @@ from jobs.timing import HEARTBEAT_INTERVAL, LEASE
 from jobs.use_cases import cancellation, clock, outbox, sealing, stages, workers
 from tests.conftest import RUNTIME, WORKER, create_database
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
-from tests.servers import PATIENCE, RedisServer
+from tests.polling import poll
+from tests.servers import RedisServer
 
 #: More than a sweep takes in one transaction.
 JOBS = 120
@@ -219,20 +219,12 @@ def test_a_duty_that_waits_for_a_lock_delays_no_sweep(
     with console.write() as connection:
         log.lock(connection)
         maintenance.start()
-        until(lambda: database.query(lambda own: own.scalar(LOCK_WAITS)))
+        poll(lambda: database.query(lambda own: own.scalar(LOCK_WAITS)))
         sweeper.start()
-        until(lambda: messages(broker) == [(lost.id, 0)])
+        poll(lambda: messages(broker) == [(lost.id, 0)])
         assert sealing.any_pending(database)
-    until(lambda: not sealing.any_pending(database))
+    poll(lambda: not sealing.any_pending(database))
     for thread in (sweeper, maintenance):
         thread.stop()
     console.close()
     database.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what has no event."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from jobs import settings
 from jobs.database import Database
 from jobs.pipeline import Sampling
-from jobs.progress import Progress
 from jobs.use_cases import cancellation
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import submit
@@ -25,13 +24,6 @@ from worker.engine.reference import ReferenceEngine
 from worker.metrics import AddressError, MetricsServer
 from worker.progress_publisher import ProgressPublisher
 from worker.stage_runner import StageRunner
-
-
-@pytest.fixture
-def publisher(progress: Progress) -> Iterator[ProgressPublisher]:
-    publisher = ProgressPublisher(progress)
-    yield publisher
-    publisher.stop()
 
 
 class Served:

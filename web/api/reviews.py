@@ -1,4 +1,4 @@
-"""The endpoints of reviews, erasures and deletions."""
+"""The endpoints of reviews."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jobs.protocol import reviews as protocol
 from jobs.protocol.body import digest
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history
-from jobs.protocol.reviews import CreateReview, DeleteJobs, EraseTexts
+from jobs.protocol.reviews import CreateReview
 from jobs.protocol.validation import parse
-from jobs.use_cases import queries, reviewing
-from jobs.use_cases.reviewing import Kind
+from jobs.use_cases import review_agreement, review_queue, reviewing
+from jobs.use_cases.review_queue import Kind
 from web import query
 from web.api.routes import blueprint
 from web.caller import get_caller
-from web.idempotency import idempotency_key, keyed_request
+from web.idempotency import idempotency_key
 from web.request_body import read_json
 from web.services import get_services
 
@@ -69,7 +69,7 @@ def list_review_queue() -> Response:
     services = get_services()
     since, until = query.times()
     kind: Kind = query.choice("kind", "unreviewed", get_args(Kind))
-    found = reviewing.queue(
+    found = review_queue.queue(
         services.database,
         services.readable_owner,
         reviewer=query.text("reviewer", services.owner, protocol.MAX_NAME),
@@ -88,7 +88,7 @@ def get_review_agreement() -> Response:
     query.check_names("parameter", TIMES)
     services = get_services()
     since, until = query.times()
-    found = reviewing.agreement(
+    found = review_agreement.agreement(
         services.database,
         services.readable_owner,
         since=since,
@@ -97,45 +97,5 @@ def get_review_agreement() -> Response:
     return jsonify(protocol.agreement(found))
 
 
-@blueprint.post("/jobs/<job_id>/erase")
-def erase_texts(job_id: str) -> Response:
-    """Erase texts of a job that has ended, with their copies in the job. The record still verifies."""
-    data = read_json()
-    keyed = keyed_request(data)
-    body = parse(EraseTexts, data)
-    texts = None if body.texts == "all" else list(body.texts)
-    erased = get_services().erase(job_id, texts, keyed)
-    return jsonify(id=job_id, erased=erased)
-
-
-@blueprint.delete("/jobs/<job:job_id>")
-def delete_job(job_id: str) -> Response:
-    """Delete a job with its history, and stop it if it has not ended."""
-    get_services().delete(job_id)
-    return jsonify(id=job_id, deleted=True)
-
-
-@blueprint.post("/jobs/delete")
-def delete_jobs() -> Response:
-    """Delete jobs of an owner, or with metadata, a step at a time: until `after` is null."""
-    data = read_json()
-    keyed = keyed_request(data)
-    body = parse(DeleteJobs, data)
-    if body.owner is None and not body.metadata:
-        raise InvalidRequestError(
-            "Say which jobs: `owner`, `metadata`, or both.",
-            code="missing_required_parameter",
-            param="owner",
-        )
-    step = get_services().delete_matching(
-        body.owner, body.metadata or {}, after=body.after, dry_run=body.dry_run, keyed=keyed
-    )
-    return jsonify(
-        matched=len(step.ids), deleted=0 if body.dry_run else len(step.ids), after=step.after
-    )
-
-
 def _history(job_id: str) -> dict[str, list[dict[str, object]]]:
-    services = get_services()
-    job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
-    return history(job)
+    return history(get_services().get_job(job_id, with_history=True))

@@ -8,7 +8,6 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from jobs.models import Job
 from jobs.protocol import body
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history, summary
@@ -59,7 +58,7 @@ def list_jobs() -> Response:
 def retrieve_job(job_id: str) -> Response:
     """Reply with everything that is stored about a job: every attempt at every stage."""
     services = get_services()
-    stored = _get(job_id)
+    stored = services.get_job(job_id, with_history=True)
     replay = None
     if stored.replay_of is not None:
         original = queries.find_original(services.database, services.readable_owner, stored)
@@ -72,7 +71,7 @@ def retrieve_job(job_id: str) -> Response:
 def retrieve_job_place(job_id: str) -> Response:
     """Reply with a job's place in the queue, and how many workers could take it."""
     services = get_services()
-    job = queries.get_job(services.database, services.readable_owner, job_id)
+    job = services.get_job(job_id)
     found = standing.find_standing(services.database, job, clock.now(services.database))
     return jsonify(
         status=job.status,
@@ -115,7 +114,8 @@ def replay_job(job_id: str) -> Response:
     # A replay that was accepted stays accepted, even if texts of the job were erased meanwhile.
     job = submission.find_by_idempotency_key(services.database, services.owner, key, digest)
     if job is None:
-        new = replace(replay_of(_get(job_id)), idempotency_key=key, request_digest=digest)
+        replayed = services.get_job(job_id, with_history=True)
+        new = replace(replay_of(replayed), idempotency_key=key, request_digest=digest)
         job = services.submit(new)
     reply = jsonify(summary(job))
     reply.status_code = 202
@@ -130,8 +130,3 @@ def retry_job(job_id: str) -> Response:
     reply.status_code = 202
     reply.location = url_for(".retrieve_job", job_id=job_id)
     return reply
-
-
-def _get(job_id: str) -> Job:
-    services = get_services()
-    return queries.get_job(services.database, services.readable_owner, job_id, with_history=True)

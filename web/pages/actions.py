@@ -31,7 +31,9 @@ def retry(job_id: str) -> BaseResponse:
 @blueprint.post("/jobs/<job_id>/replay")
 def replay(job_id: str) -> BaseResponse:
     """Submit a job again with the same seed, and redirect to the replay's page, which compares both."""
-    return _to_job(get_services().submit(replay_of(job_page.get(job_id))).id)
+    services = get_services()
+    job = services.get_job(job_id, with_history=True)
+    return _to_job(services.submit(replay_of(job)).id)
 
 
 @blueprint.post("/jobs/<job_id>/review")
@@ -44,7 +46,7 @@ def review(job_id: str) -> BaseResponse:
 @blueprint.get("/jobs/<job_id>/markdown")
 def download(job_id: str) -> Response:
     """Reply with a job's question and texts as a file of Markdown, each text exactly as it is."""
-    job = job_page.get(job_id)
+    job = get_services().get_job(job_id, with_history=True)
     text = render_template("job.md", job=job, stages=view.exact(job))
     response = Response(text, content_type="text/markdown; charset=utf-8")
     response.headers["Content-Disposition"] = f'attachment; filename="{job_id}.md"'

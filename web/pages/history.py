@@ -15,6 +15,7 @@ from jobs.errors import CursorError
 from jobs.models import Scope, Status
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.use_cases import overview
+from jobs.use_cases.owners import narrow
 from jobs.use_cases.searching import Page
 from web.caller import get_caller
 from web.job_filters import FILTERS, METADATA, PARAMETERS, Wanted, find, wanted
@@ -148,9 +149,9 @@ def news() -> dict[str, Any]:
             code="invalid_value",
             param="after",
         )
-    owner, nobody = _owner(chosen)
+    any_meant, owner = narrow(get_services().readable_owner, chosen.owner)
     count = 0
-    if not nobody:
+    if any_meant:
         database = get_services().database
         count = overview.count_newer(database, owner, chosen.filters, chosen.after)
     return {"count": count, "more": count == overview.MAX_NEW}
@@ -188,22 +189,14 @@ def _page(chosen: Wanted, stated: dict[str, str]) -> tuple[Page, _Links]:
     return found, _Links(url(asked), link("before", page.next), link("after", last))
 
 
-def _owner(chosen: Wanted) -> tuple[str | None, bool]:
-    """Return whose jobs are listed, None for all; and whether that is nobody whom the caller may read."""
-    readable = get_services().readable_owner
-    if chosen.owner is None:
-        return readable, False
-    return chosen.owner, readable not in (None, chosen.owner)
-
-
 def _chips(chosen: Wanted | None, asked: dict[str, str]) -> list[_Chip]:
     """Return the statuses to filter by, with their counts where an index has them."""
     counts: dict[Status, int] | None = None
     if chosen is not None and overview.can_count(chosen.filters):
-        owner, nobody = _owner(chosen)
+        any_meant, owner = narrow(get_services().readable_owner, chosen.owner)
         since, until = chosen.filters.since, chosen.filters.until
         counts = dict.fromkeys(Status, 0)
-        if not nobody:
+        if any_meant:
             database = get_services().database
             counts = overview.count_by_status(database, owner, since=since, until=until)
     total = None if counts is None else sum(counts.values())

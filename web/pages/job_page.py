@@ -23,7 +23,7 @@ def show(job_id: str) -> str:
     """Return the page of a job that the caller may read."""
     services, caller, options = get_services(), get_caller(), Options.of_request()
     owner = services.readable_owner
-    job = get(job_id)
+    job = services.get_job(job_id, with_history=True)
     now = clock.now(services.database)
     may_ask = caller.may(Scope.ASK)
     own = caller.changeable_owner in (None, job.owner)
@@ -66,7 +66,8 @@ def show(job_id: str) -> str:
 
 def show_attempt(job_id: str, index: int) -> str:
     """Return the page of an attempt, by its index in the history."""
-    job, options = get(job_id), Options.of_request()
+    job = get_services().get_job(job_id, with_history=True)
+    options = Options.of_request()
     found = evidence.attempts(job)
     if not 0 <= index < len(found):
         raise HTTPError(404, f"The job has no attempt {index}.", code="not_found")
@@ -76,7 +77,8 @@ def show_attempt(job_id: str, index: int) -> str:
 def show_comparison(left_id: str, right_id: str) -> str:
     """Return the page that compares two jobs that the caller may read."""
     options = Options.of_request()
-    left, right = get(left_id), get(right_id)
+    services = get_services()
+    left, right = (services.get_job(job_id, with_history=True) for job_id in (left_id, right_id))
     return render_template(
         "compare.html",
         left=left,
@@ -84,12 +86,6 @@ def show_comparison(left_id: str, right_id: str) -> str:
         options=options,
         comparison=comparison.compare(left, right, options),
     )
-
-
-def get(job_id: str) -> Job:
-    """Return a job that the caller may read, with all that its history has."""
-    services = get_services()
-    return queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
 
 
 def sentence(job: Job, now: dt.datetime) -> str:
@@ -105,7 +101,7 @@ def sentence(job: Job, now: dt.datetime) -> str:
 def news(job_id: str) -> dict[str, Any]:
     """Return what the page's script shows between two events. It reads the job, and few rows besides."""
     services = get_services()
-    job = queries.get_job(services.database, services.readable_owner, job_id)
+    job = services.get_job(job_id)
     now = clock.now(services.database)
     text = "" if job.status.final else sentence(job, now)
     return standing.news(job, text, now)

@@ -13,12 +13,13 @@ from jobs.errors import NotEndedError
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.protocol.reviews import MAX_NAME, MAX_SEED
-from jobs.use_cases import clock, reviewing
-from jobs.use_cases.reviewing import Agreement, Kind, Mark
+from jobs.use_cases import clock, review_agreement, review_queue
+from jobs.use_cases.review_agreement import Agreement
+from jobs.use_cases.review_queue import Kind, Mark
 from web import query
 from web.caller import get_caller
 from web.errors import status_of
-from web.pages import job_page, review_form, view
+from web.pages import review_form, view
 from web.pages.options import DIFFS, Options
 from web.pages.routes import blueprint
 from web.services import get_services
@@ -59,7 +60,7 @@ def reviewing_page() -> Response | str:
     if stated != given:  # A form sends what was left empty.
         return redirect(_url(stated), code=303)
     pinned = stated.get("job")
-    return _show(job_page.get(pinned) if pinned else None)
+    return _show(_whole(pinned) if pinned else None)
 
 
 @blueprint.post("/review/<job_id>")
@@ -69,7 +70,7 @@ def submit_review(job_id: str) -> Response | tuple[str, int]:
         review_form.add(job_id)
     except (InvalidRequestError, NotEndedError) as caught:
         error = translate(caught)
-        return _show(job_page.get(job_id), error.message), status_of(error)
+        return _show(_whole(job_id), error.message), status_of(error)
     # A job that was reviewed has left the sample, and reviewers may still disagree on it.
     address = _of_request(*_QUEUE, *_PLACE, "diff", "invisible")
     if address.get("kind") == "disagreements":
@@ -78,6 +79,10 @@ def submit_review(job_id: str) -> Response | tuple[str, int]:
     if get_caller().key is None and reviewer:
         address["reviewer"] = reviewer
     return redirect(_url({**address, "saved": job_id}), code=303)
+
+
+def _whole(job_id: str) -> Job:
+    return get_services().get_job(job_id, with_history=True)
 
 
 def _show(job: Job | None, message: str | None = None) -> str:
@@ -90,7 +95,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
         reviewer = query.text("reviewer", caller.owner, MAX_NAME)
     after = request.args.get("after")
     since, until = query.times()
-    progress = reviewing.next_review(
+    progress = review_queue.next_review(
         services.database,
         owner,
         reviewer=reviewer,
@@ -101,7 +106,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
         until=until,
     )
     if job is None and progress.next is not None:
-        job = job_page.get(progress.next.job_id)
+        job = _whole(progress.next.job_id)
     here = _of_request(*_QUEUE, *_PLACE)
     of_request = Options.of_request()
     options = _Options(diff=of_request.diff, invisible=of_request.invisible, address=here)
@@ -115,8 +120,8 @@ def _show(job: Job | None, message: str | None = None) -> str:
         skip["reviewed"] = "1"
     saved = request.args.get("saved", "")
     now = clock.now(services.database)
-    agreement = reviewing.agreement(
-        services.database, owner, since=since, until=until, limit=reviewing.WINDOW
+    agreement = review_agreement.agreement(
+        services.database, owner, since=since, until=until, limit=review_queue.WINDOW
     )
     return render_template(
         "review.html",
@@ -138,7 +143,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
         saved=saved if re.fullmatch("resp_[0-9a-z]{1,32}", saved) else None,
         agreement={name: _agreed(each) for name, each in agreement.items()},
         message=message,
-        window=reviewing.WINDOW,
+        window=review_queue.WINDOW,
     )
 
 

@@ -12,7 +12,6 @@ from jobs.models import Scope
 from jobs.protocol.errors import ProtocolError, translate
 from jobs.protocol.new_job import new_job
 from jobs.protocol.validation import validate
-from jobs.use_cases import queries
 from web.caller import get_caller
 from web.errors import headers_of, status_of
 from web.pages import ask_page, asking, filters, footer, history, job_page
@@ -36,8 +35,7 @@ def ask() -> Response | str:
     if not get_caller().may(Scope.ASK):
         return redirect(url_for("pages.jobs"), code=303)
     if job_id := request.args.get("from"):
-        services = get_services()
-        job = queries.get_job(services.database, services.readable_owner, job_id)
+        job = get_services().get_job(job_id)
         return ask_page.show(asking.of_job(job), again=job)
     return ask_page.show({"question": request.args.get("question", "")})
 

@@ -93,9 +93,8 @@ def _ids(given: Sequence[str]) -> list[str]:
 
 
 def _try(act: Callable[[Job], Outcome], job_id: str) -> Outcome:
-    services = get_services()
     try:
-        job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
+        job = get_services().get_job(job_id, with_history=True)
     except JobNotFoundError:
         return Outcome(job_id, None, "There is no such job.")
     try:

@@ -23,7 +23,7 @@ from jobs.protocol.chat_completion import (
 from jobs.protocol.chat_request import CreateChatCompletion, in_chat_terms
 from jobs.protocol.errors import ErrorKind, InvalidRequestError, ProtocolError, UnavailableError
 from jobs.protocol.validation import validate_chat, validate_response
-from jobs.use_cases import queries, submission
+from jobs.use_cases import submission
 from web import query
 from web.errors import error_response
 from web.idempotency import idempotency_key
@@ -89,8 +89,7 @@ def create_chat_completion() -> Response:
 @blueprint.get("/chat/completions/<completion:job_id>")
 def retrieve_chat_completion(job_id: str) -> Response:
     """Reply with the chat completion of a job that has ended."""
-    services = get_services()
-    job = queries.get_job(services.database, services.readable_owner, job_id)
+    job = get_services().get_job(job_id)
     if not job.status.final:
         raise NotEndedError(job.id)
     return _completion(job)
@@ -99,9 +98,8 @@ def retrieve_chat_completion(job_id: str) -> Response:
 @blueprint.get("/chat/completions/<completion:job_id>/messages")
 def list_chat_completion_messages(job_id: str) -> Response:
     """List the messages that were asked."""
-    services = get_services()
     page = query.page(order="asc")
-    job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
+    job = get_services().get_job(job_id, with_history=True)
     return json_response(message_list(job, page))
 
 

@@ -205,9 +205,8 @@ def count_input_tokens() -> Response:
 @blueprint.get("/responses/<job_id>/input_items")
 def list_input_items(job_id: str) -> Response:
     """List what was asked: the items of the request's input."""
-    services = get_services()
     page = query.page()
-    job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
+    job = get_services().get_job(job_id, with_history=True)
     return json_response(input_item_list(job, page))
 
 

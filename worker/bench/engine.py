@@ -153,8 +153,7 @@ def run(
 
     Then the batching engine is measured without one of its parts. With ``bare`` that is the adapters, at
     the largest number of slots; else the drafts, at the smallest. On CUDA, CUDA graphs follow, at the
-    smallest number of slots. A machine's speed changes within minutes, so both sides of a comparison are
-    measured twice, in the order with, without, without, with.
+    smallest number of slots.
 
     Another engine may be measured at each number of slots, right after the batching engine. It reports
     neither the times of first tokens nor steps.
@@ -172,60 +171,106 @@ def run(
         make_other: creates the other engine with a number of slots.
         on_progress: called with a description of the next step.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
     on_progress("the peak of the hardware")
     peak = run_in_fresh_thread(partial(Peak.measure, dtype, device))
-
-    def measure(engine: Engine, batch: Sequence[str], at_once: int, name: str) -> Result:
-        on_progress(f"{name} answers {len(batch)} questions, {at_once} at once")
-        return replace(_run_warm(engine, batch, at_once, sampling), engine=name)
-
-    def batching(count: int, without: str) -> Result:
-        def load() -> BatchingEngine:
-            models = model.load(dtype, device)
-            if without == ADAPTERS:
-                _remove_adapters(models)
-            return BatchingEngine(
-                models,
-                tokenizer,
-                max_model_len=context,
-                max_num_seqs=count,
-                speculation=without != DRAFTS,
-                capture=None if without == GRAPHS else cuda_graph_capture,
-            )
-
-        gc.collect()  # An engine and its thread are a reference cycle, and two models may not fit in memory.
-        name = f"{BatchingEngine.name}, no {without}" if without else BatchingEngine.name
-        batch = questions if count > 1 else questions[:reference_jobs]
-        return measure(run_in_fresh_thread(load), batch, count, name)
-
-    loaded = run_in_fresh_thread(partial(model.load, dtype, device))
-    weights = _multiplied(loaded)
-    reference = ReferenceEngine(loaded, tokenizer, max_model_len=context)
-    results = [measure(reference, questions[:reference_jobs], 1, ReferenceEngine.name)]
-    del reference, loaded
+    bench = _Benchmark(
+        model,
+        AutoTokenizer.from_pretrained(model.base),
+        questions,
+        reference_jobs,
+        sampling,
+        context,
+        dtype,
+        device,
+        on_progress,
+    )
+    reference, weights = bench.reference()
     compared = [(max(slots), ADAPTERS) if bare else (min(slots), DRAFTS)]
     if device.type == "cuda":
         compared.append((min(slots), GRAPHS))
+    repeats: dict[tuple[int, str], list[Result]] = {}
+    others: dict[int, Result] = {}
+    for count, without in _order(slots, compared):
+        repeats.setdefault((count, without), []).append(bench.batching(count, without))
+        if make_other and count not in others:
+            engine = make_other(count)
+            others[count] = bench.measure(engine, count, engine.name)
+    batching = [_sum(repeats[key]) for key in (*((count, "") for count in slots), *compared)]
+    measured = [_limited(each, peak, weights, dtype) for each in (reference, *batching)]
+    return [*measured, *(others[count] for count in slots if make_other)]
+
+
+def _order(slots: Sequence[int], compared: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return in which order the batching engine is measured: with how many slots, and without which part.
+
+    A machine's speed changes within minutes, so both sides of a comparison are measured twice: with, without,
+    without, with.
+    """
     runs = [(count, "") for count in slots if count != compared[0][0]]
     for count, without in compared:
         runs += [(count, ""), (count, without), (count, without), (count, "")]
-    repeats: dict[tuple[int, str], list[Result]] = {}
-    compared_results: dict[int, Result] = {}
-    for count, without in runs:
-        repeats.setdefault((count, without), []).append(batching(count, without))
-        if make_other and count not in compared_results:
-            engine = make_other(count)
-            batch = questions if count > 1 else questions[:reference_jobs]
-            compared_results[count] = measure(engine, batch, count, engine.name)
-    results += [_sum(repeats[key]) for key in (*((count, "") for count in slots), *compared)]
+    return runs
 
-    def limited(result: Result) -> Result:
-        operations = 2 * weights * result.computed
-        shortest = peak.seconds(operations, weights * dtype.itemsize * result.steps)
-        return replace(result, share_of_limit=shortest / result.seconds)
 
-    return [*map(limited, results), *(compared_results[count] for count in slots if make_other)]
+def _limited(result: Result, peak: Peak, weights: int, dtype: torch.dtype) -> Result:
+    """Return a result with its share of what the hardware can do.
+
+    Args:
+        result: of an engine.
+        peak: of the hardware.
+        weights: the number that a token is multiplied with.
+        dtype: of the weights.
+    """
+    operations = 2 * weights * result.computed
+    shortest = peak.seconds(operations, weights * dtype.itemsize * result.steps)
+    return replace(result, share_of_limit=shortest / result.seconds)
+
+
+@dataclass(frozen=True)
+class _Benchmark:
+    """What engines are measured with; the fields are arguments of `run`."""
+
+    model: Model
+    tokenizer: Any
+    questions: Sequence[str]
+    reference_jobs: int
+    sampling: Sampling
+    context: int
+    dtype: torch.dtype
+    device: torch.device
+    on_progress: Callable[[str], object]
+
+    def measure(self, engine: Engine, at_once: int, name: str) -> Result:
+        """Measure an engine with so many jobs at once, and close it."""
+        questions = self.questions if at_once > 1 else self.questions[: self.reference_jobs]
+        self.on_progress(f"{name} answers {len(questions)} questions, {at_once} at once")
+        return replace(_run_warm(engine, questions, at_once, self.sampling), engine=name)
+
+    def reference(self) -> tuple[Result, int]:
+        """Measure the reference engine; return also the number of weights that a token is multiplied with."""
+        loaded = run_in_fresh_thread(partial(self.model.load, self.dtype, self.device))
+        weights = _multiplied(loaded)
+        engine = ReferenceEngine(loaded, self.tokenizer, max_model_len=self.context)
+        return self.measure(engine, 1, ReferenceEngine.name), weights
+
+    def batching(self, slots: int, without: str) -> Result:
+        """Measure the batching engine, without one of its parts if ``without`` names one."""
+        gc.collect()  # An engine and its thread are a reference cycle, and two models may not fit in memory.
+        name = f"{BatchingEngine.name}, no {without}" if without else BatchingEngine.name
+        return self.measure(run_in_fresh_thread(partial(self._load, slots, without)), slots, name)
+
+    def _load(self, slots: int, without: str) -> BatchingEngine:
+        models = self.model.load(self.dtype, self.device)
+        if without == ADAPTERS:
+            _remove_adapters(models)
+        return BatchingEngine(
+            models,
+            self.tokenizer,
+            max_model_len=self.context,
+            max_num_seqs=slots,
+            speculation=without != DRAFTS,
+            capture=None if without == GRAPHS else cuda_graph_capture,
+        )
 
 
 def _sum(results: Sequence[Result]) -> Result:

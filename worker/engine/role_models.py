@@ -138,7 +138,7 @@ def _copy_on_write(base: nn.Module) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
     for tensor in _tensors(base).values():
         own = _lazy_clone(tensor)
         if isinstance(tensor, nn.Parameter):
-            # A quantised parameter, too, keeps its type and its other state.
+            # A quantized parameter, too, keeps its type and its other state.
             data, own = own, copy.copy(tensor)
             own.requires_grad_(False)
             own.data = data

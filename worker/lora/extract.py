@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,46 +72,81 @@ def extract(
     start = time.perf_counter()
     extraction_checks.check_output(out, base, tuned)
     with new_folder(out, force=force) as folder:
-        model = meta_model(base)
-        layout = classify_parameters(model)
-        if not layout.linear:
-            raise LoraError(f"{base / 'config.json'} describes a model without linear layers")
-        warnings = compare(base, tuned, ignore_tokenizer=ignore_tokenizer)
-        weights = open_model(base, model), open_model(tuned, model)
-        warnings += extraction_checks.check_heads((base, tuned), weights, keep, layout)
-        base_tensors, tuned_tensors = (checkpoint.tensors for checkpoint in weights)
-        extraction_checks.check_shapes(base_tensors, tuned_tensors, layout)
-        extraction_checks.check_target(target, alpha, layout)
-        extraction_checks.check_experts(*weights, layout)
-        saved_dtype = dtype or FLOAT_DTYPES[tuned_tensors.entries[next(iter(layout.linear))].dtype]
-        if saved_dtype == torch.float64:
-            saved_dtype = torch.float32
+        models = _open(base, tuned, keep, target, alpha, ignore_tokenizer=ignore_tokenizer)
         extraction = _Extraction(
-            base=base_tensors,
-            tuned=tuned_tensors,
+            base=models.base,
+            tuned=models.tuned,
             target=target,
-            dtype=saved_dtype,
+            dtype=_saved_dtype(models, dtype),
             device=device or torch.device("cpu"),
             exact=exact,
             seed=seed,
         )
-        layers, tensors = extraction.run(layout.linear, progress)
-        rest, kept = _compare_rest(layout, base_tensors, tuned_tensors, keep, saved_dtype)
+        layers, tensors = extraction.run(models.layout.linear, progress)
+        rest, kept = _compare_rest(models, keep, extraction.dtype)
         tensors |= kept
-        header = {name: (DTYPE_NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
-        with SafetensorsWriter(folder / SAFETENSORS_WEIGHTS_NAME, header) as file:
-            for name, tensor in tensors.items():
-                file.write(name, tensor)
         config = _adapter_config(layers, alpha, base_name or str(base), sorted(tensors))
-        write_json(folder / CONFIG_NAME, config)
+        _write(folder, tensors, config)
     return ExtractionReport(
         layers=layers,
         rest=rest,
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         bytes=sum(tensor.nbytes for tensor in tensors.values()),
         seconds=time.perf_counter() - start,
-        warnings=warnings,
+        warnings=models.warnings,
     )
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The tensors of a base and of a fine-tune of it."""
+
+    base: Tensors
+    tuned: Tensors
+    #: Of both.
+    layout: Layout
+    #: About differences that an adapter does not have.
+    warnings: list[str]
+
+
+def _open(
+    base: Path,
+    tuned: Path,
+    keep: Collection[str],
+    target: Target,
+    alpha: float | None,
+    *,
+    ignore_tokenizer: bool,
+) -> _Models:
+    """Open two models, and check that an adapter of their difference can be made. Arguments and errors are `extract`'s."""
+    model = meta_model(base)
+    layout = classify_parameters(model)
+    if not layout.linear:
+        raise LoraError(f"{base / 'config.json'} describes a model without linear layers")
+    warnings = compare(base, tuned, ignore_tokenizer=ignore_tokenizer)
+    weights = open_model(base, model), open_model(tuned, model)
+    warnings += extraction_checks.check_heads((base, tuned), weights, keep, layout)
+    base_tensors, tuned_tensors = (checkpoint.tensors for checkpoint in weights)
+    extraction_checks.check_shapes(base_tensors, tuned_tensors, layout)
+    extraction_checks.check_target(target, alpha, layout)
+    extraction_checks.check_experts(*weights, layout)
+    return _Models(base_tensors, tuned_tensors, layout, warnings)
+
+
+def _saved_dtype(models: _Models, dtype: torch.dtype | None) -> torch.dtype:
+    """Return the dtype of the adapter: by default that of the fine-tune."""
+    if dtype is None:
+        dtype = FLOAT_DTYPES[models.tuned.entries[next(iter(models.layout.linear))].dtype]
+    return torch.float32 if dtype == torch.float64 else dtype
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> None:
+    """Write an adapter in PEFT's format."""
+    header = {name: (DTYPE_NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
+    with SafetensorsWriter(folder / SAFETENSORS_WEIGHTS_NAME, header) as file:
+        for name, tensor in tensors.items():
+            file.write(name, tensor)
+    write_json(folder / CONFIG_NAME, config)
 
 
 @dataclass(frozen=True)
@@ -175,17 +210,18 @@ class _Extraction:
 
 
 def _compare_rest(
-    layout: Layout, base: Tensors, tuned: Tensors, keep: Collection[str], dtype: torch.dtype
+    models: _Models, keep: Collection[str], dtype: torch.dtype
 ) -> tuple[list[GroupReport], dict[str, Tensor]]:
     """Compare what is no linear layer; return a report of each kind that differs, and the tensors to store whole."""
+    layout = models.layout
     rest = []
     tensors: dict[str, Tensor] = {}
     for kind, names in layout.groups.items():
-        group = _compare_group(kind, names, base, tuned, keep=_is_kept(kind, keep, layout))
+        group = _compare_group(kind, names, models, keep=_is_kept(kind, keep, layout))
         if group.tensors:
             rest.append(group)
         if group.kept:
-            tensors |= {PREFIX + name: _cast(tuned, name, dtype) for name in names}
+            tensors |= {PREFIX + name: _cast(models.tuned, name, dtype) for name in names}
     if layout.tied and any(group.kind == "embeddings" and group.kept for group in rest):
         # PEFT copies a module that it replaces, so the head would stay tied to the base's embeddings.
         (embeddings,) = layout.groups["embeddings"]
@@ -193,12 +229,10 @@ def _compare_rest(
     return rest, tensors
 
 
-def _compare_group(
-    kind: str, names: list[str], base: Tensors, tuned: Tensors, *, keep: bool
-) -> GroupReport:
+def _compare_group(kind: str, names: list[str], models: _Models, *, keep: bool) -> GroupReport:
     squares = []
     for name in names:
-        d = tuned.get_finite(name) - base.get_finite(name)
+        d = models.tuned.get_finite(name) - models.base.get_finite(name)
         if d.any():
             squares.append(float(d.double().square().sum()))
     return GroupReport(kind, len(squares), math.sqrt(sum(squares)), kept=keep and bool(squares))

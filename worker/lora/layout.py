@@ -154,40 +154,11 @@ def open_model(folder: Path, model: Any) -> Weights:
     if read_json(folder / "config.json").get("quantization_config"):
         raise LoraError(f"{folder} is a quantized model; give the model that was quantized")
     tensors = open_checkpoint(folder)
-    state = model.state_dict()
-    prefix = model.base_model_prefix
-    transforms = get_model_conversion_mapping(model)
-    renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
-    names: dict[str, str] = {}
-    parts: dict[str, list[str]] = {}
-    for stored in tensors.entries:
-        name, pattern = rename_source_key(stored, renamings, converters, prefix, state)
-        if name not in state and stored in state:
-            name, pattern = stored, None
-        if pattern is not None:
-            targets = next(c for c in converters if pattern in c.source_patterns).target_patterns
-            for target in targets:
-                parts.setdefault(name.replace(targets[0], target), []).append(stored)
-            name = stored
-        elif name not in state:
-            name = stored
-        if name in names:
-            raise LoraError(f"{folder} has {name} twice, as {names[name]} and as {stored}")
-        names[name] = stored
-    for name, tied in model.all_tied_weights_keys.items():
-        if name in names and tied in names:
-            if not torch.equal(tensors.get(names[name]), tensors.get(names[tied])):
-                raise LoraError(
-                    f"{folder}: config.json ties {name} to {tied}, but both are stored and differ, so "
-                    "transformers does not tie them; set tie_word_embeddings to false in it"
-                )
-        elif name in names:
-            names[tied] = names[name]
-        elif tied in names:
-            names[name] = names[tied]
+    names, parts = _renamed(folder, tensors, model)
+    _add_tied(folder, tensors, model, names)
     layout = classify_parameters(model)
-    has_no_prefix = not any(stored.startswith(f"{prefix}.") for stored in tensors.entries)
+    prefix = f"{model.base_model_prefix}."
+    has_no_prefix = not any(stored.startswith(prefix) for stored in tensors.entries)
     missing_head = (
         [name for name in layout.groups["head"] if name not in names] if has_no_prefix else []
     )
@@ -200,6 +171,50 @@ def open_model(folder: Path, model: Any) -> Weights:
                 "these commands support only layers that are stored as they are"
             )
     return Weights(tensors.renamed(names), parts, missing_head)
+
+
+def _renamed(
+    folder: Path, tensors: Tensors, model: Any
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return the stored name of each tensor by transformers' name, and the stored parts of those that it computes."""
+    state = model.state_dict()
+    transforms = get_model_conversion_mapping(model)
+    renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
+    names: dict[str, str] = {}
+    parts: dict[str, list[str]] = {}
+    for stored in tensors.entries:
+        name, pattern = rename_source_key(
+            stored, renamings, converters, model.base_model_prefix, state
+        )
+        if name not in state and stored in state:
+            name, pattern = stored, None
+        if pattern is not None:
+            targets = next(c for c in converters if pattern in c.source_patterns).target_patterns
+            for target in targets:
+                parts.setdefault(name.replace(targets[0], target), []).append(stored)
+            name = stored
+        elif name not in state:
+            name = stored
+        if name in names:
+            raise LoraError(f"{folder} has {name} twice, as {names[name]} and as {stored}")
+        names[name] = stored
+    return names, parts
+
+
+def _add_tied(folder: Path, tensors: Tensors, model: Any, names: dict[str, str]) -> None:
+    """Add to ``names`` those of tied tensors of which one is stored; check that both are equal if both are."""
+    for name, tied in model.all_tied_weights_keys.items():
+        if name in names and tied in names:
+            if not torch.equal(tensors.get(names[name]), tensors.get(names[tied])):
+                raise LoraError(
+                    f"{folder}: config.json ties {name} to {tied}, but both are stored and differ, so "
+                    "transformers does not tie them; set tie_word_embeddings to false in it"
+                )
+        elif name in names:
+            names[tied] = names[name]
+        elif tied in names:
+            names[name] = names[tied]
 
 
 def compare(base: Path, tuned: Path, *, ignore_tokenizer: bool = False) -> list[str]:

@@ -13,7 +13,7 @@ to second order in whatever error U_r has.
 
 `randomized` looks for the same subspace in a block Krylov space: Halko, Martinsson and Tropp,
 "Finding structure with randomness", SIAM Review 53 (2011), algorithm 4.4, with all blocks kept
-as Musco and Musco do (NeurIPS 2015, algorithm 2) and orthonormalised against each other. Let Q be
+as Musco and Musco do (NeurIPS 2015, algorithm 2) and orthonormalized against each other. Let Q be
 the orthonormal basis, m x l, and Z = Dᵀ Q. With H = Qᵀ D Dᵀ Q = Zᵀ Z = Y diag(θ) Yᵀ, the
 projection on the first k columns of QY leaves exactly |D|² - θ_1 - ... - θ_k (Pythagoras), so
 the energy that it captures is known. The energy of the best approximation is bounded by `_Krylov.max_energy`.

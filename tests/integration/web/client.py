@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from jobs.database import Database
-from jobs.use_cases import stages
+from jobs.use_cases import stages, workers
 from jobs.use_cases.stages import Output
+from jobs.use_cases.workers import Runtime
 from tests import application
 from tests.conftest import WORKER, give_schema
 from web import rate_limits
@@ -54,6 +55,12 @@ def serving(
 def services_of(web: Client) -> Services:
     services: Services = web.application.extensions["helixq"]
     return services
+
+
+def register_worker(web: Client, tokenizer_json: str) -> None:
+    """Register the worker that `finish` stands for."""
+    runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
+    workers.register(services_of(web).database, WORKER, "localhost", 1, runtime)
 
 
 def ask(web: Client, *, idempotency_key: str | None = None, **body: Any) -> dict[str, Any]:

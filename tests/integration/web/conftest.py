@@ -15,10 +15,8 @@ from werkzeug.serving import make_server
 from cli.main import main
 from jobs.database import Database
 from jobs.models import Job
-from jobs.use_cases import workers
-from jobs.use_cases.workers import Runtime
-from tests.conftest import WORKER, new_database
-from tests.integration.web.client import Client, services_of, serving
+from tests.conftest import new_database
+from tests.integration.web.client import Client, register_worker, services_of, serving
 from tests.joining import join
 from tests.servers import RedisServer
 
@@ -33,13 +31,8 @@ def tokenizer_json(checkpoint: Path) -> str:
 def web(database_url: str, redis_server: RedisServer, tokenizer_json: str) -> Iterator[Client]:
     """A client. A worker is registered, but none runs."""
     with serving(database_url, redis_server.url) as client:
-        _register(client, tokenizer_json)
+        register_worker(client, tokenizer_json)
         yield client
-
-
-def _register(client: Client, tokenizer_json: str) -> None:
-    runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
-    workers.register(services_of(client).database, WORKER, "localhost", 1, runtime)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -52,7 +45,7 @@ def shared_web(
     """A client for all tests of a module, as `web` is for one."""
     url = new_database(request.param, request, tmp_path_factory.mktemp("db"))
     with serving(url, redis_server.url) as client:
-        _register(client, tokenizer_json)
+        register_worker(client, tokenizer_json)
         yield client
 
 
@@ -83,9 +76,12 @@ def address(web: Client) -> Iterator[str]:
 
 
 @pytest.fixture
-def jobs(address: str) -> Callable[..., Result]:
-    """Run `helixq jobs` with arguments."""
-    return lambda *arguments: CliRunner().invoke(main, ["jobs", *arguments, "--url", address])
+def jobs(address: str, database_url: str) -> Callable[..., Result]:
+    """Run `helixq jobs` with arguments, on the application or on its database."""
+    environ = {"HELIXQ_PORT": address.rpartition(":")[2], "HELIXQ_DATABASE_URL": database_url}
+    return lambda *arguments, **options: CliRunner().invoke(
+        main, ["jobs", *map(str, arguments)], env=environ, **options
+    )
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -26,9 +26,8 @@ from jobs.page_request import PageRequest
 from jobs.pipeline import stages as pipeline_stages
 from jobs.progress import Progress, TextDeltas
 from jobs.use_cases import queries, stages, workers
-from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
-from tests.integration.web.client import OUTPUT, services_of, serving
+from tests.integration.web.client import OUTPUT, register_worker, services_of, serving
 from tests.joining import join
 from tests.proxy import Proxy
 from tests.servers import PATIENCE, PROGRAM, RedisServer
@@ -94,8 +93,7 @@ def running(
     folder = tmp_path_factory.mktemp("db")
     with serving(f"sqlite:///{folder / 'jobs.sqlite3'}", redis_server.url) as web:
         database = services_of(web).database
-        runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
-        workers.register(database, WORKER, "localhost", 1, runtime)
+        register_worker(web, tokenizer_json)
         workers.set_state(database, WORKER, WorkerState.READY)
         socket = socket_folder / "ask.sock"
         listening: Any = make_server(f"unix://{socket}", 0, web.application, threaded=True)

@@ -13,6 +13,7 @@ import pytest
 from jobs.database import Database
 from jobs.enums import Shape
 from jobs.protocol.shapes import COLUMNS
+from jobs.search.filters import Filters
 from jobs.tlog.proof import Proof
 from jobs.use_cases import deletion, exporting, indexing, proving
 from jobs.use_cases.stages import Output
@@ -228,7 +229,7 @@ def test_a_search_ends_with_the_job_that_was_the_newest_when_it_began(
         return new
 
     ids = more(4)
-    filters = exporting.Filters(worker=WORKER)
+    filters = Filters(worker=WORKER)
     pages = exporting.pages(database, None, filters, size=2)
     seen = [exported.job.id for exported in next(pages)]
     deletion.delete(database, None, seen[-1])  # The place where the next page begins.
@@ -241,7 +242,7 @@ def test_an_export_ends_with_the_job_that_was_the_newest_when_it_began(
     web: Client, database: Database
 ) -> None:
     ids = [ask(web)["id"] for _ in range(4)]
-    pages = exporting.pages(database, None, exporting.Filters(), size=2)
+    pages = exporting.pages(database, None, Filters(), size=2)
     seen = [exported.job.id for exported in next(pages)]
     deletion.delete(database, None, seen[-1])  # The place where the next page begins.
     ask(web)
@@ -262,7 +263,7 @@ def test_an_export_has_no_ranges(web: Client) -> None:
 def test_a_reader_holds_no_connection_between_pages(web: Client, database: Database) -> None:
     for _ in range(3):
         ask(web)
-    pages = exporting.pages(database, None, exporting.Filters(), size=1)
+    pages = exporting.pages(database, None, Filters(), size=1)
     next(pages)
     pool: Any = database.engine.pool
     assert pool.checkedout() == 0

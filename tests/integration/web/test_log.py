@@ -40,13 +40,6 @@ def sealed(web: Client, database: Database) -> list[str]:
     return ids
 
 
-@pytest.fixture
-def jobs(address: str, database_url: str) -> Command:
-    """Run `helixq jobs` with arguments; those that ask a server get its address."""
-    environ = {"HELIXQ_PORT": address.rpartition(":")[2], "HELIXQ_DATABASE_URL": database_url}
-    return lambda *arguments: CliRunner().invoke(main, ["jobs", *map(str, arguments)], env=environ)
-
-
 def test_an_outsider_checks_a_job_with_http_and_the_rfc_alone(
     web: Client, database: Database, sealed: list[str]
 ) -> None:

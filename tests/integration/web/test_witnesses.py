@@ -10,9 +10,8 @@ from pathlib import Path
 import aics_tlog
 import pytest
 import sqlalchemy as sa
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from cli.main import main
 from jobs import setting_values
 from jobs.column_types import utcnow
 from jobs.database import Database
@@ -52,14 +51,6 @@ def job_id(web: Client, database: Database, witness: Witness, second: Witness) -
     seal(database)
     witness.log_key = second.log_key = str(proving.list_keys(database)[0])
     return job_id
-
-
-@pytest.fixture
-def jobs(database_url: str, web: Client) -> Command:
-    """Run `helixq jobs` where the database is."""
-    assert web
-    environ = {"HELIXQ_DATABASE_URL": database_url}
-    return lambda *arguments: CliRunner().invoke(main, ["jobs", *map(str, arguments)], env=environ)
 
 
 def grow(database: Database, count: int) -> None:

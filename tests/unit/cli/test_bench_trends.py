@@ -14,7 +14,7 @@ ALLOWED = 1.0
 
 
 def wandering(seed: int, growth: float = 0.0) -> list[tuple[float, float]]:
-    """Return noise whose neighbors depend on each other, as memory's do, on a line that grows by so much in all."""
+    """Return noise whose neighbours depend on each other, as memory's do, on a line that grows by so much in all."""
     rng, value = random.Random(seed), 0.0
     series = []
     for at in TIMES:

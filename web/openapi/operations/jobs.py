@@ -7,7 +7,7 @@ from jobs.formats.compression import Compression
 from jobs.formats.writing import MEDIA_TYPES, Format
 from jobs.pipeline import Role
 from jobs.protocol import schemas
-from jobs.protocol.reviews import DeleteJobs, EraseTexts
+from jobs.protocol.removal import DeleteJobs, EraseTexts
 from web.openapi.operations.description import Operation, Parameter, Reply
 from web.openapi.operations.parameters import FILTERS, PAGE, TEXT
 

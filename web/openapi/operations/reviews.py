@@ -6,7 +6,7 @@ from typing import get_args
 
 from jobs.protocol import schemas
 from jobs.protocol.reviews import MAX_NAME, MAX_SEED, CreateReview
-from jobs.use_cases.reviewing import Kind
+from jobs.use_cases.review_queue import Kind
 from web.openapi.operations.description import Operation, Parameter, Reply
 from web.openapi.operations.parameters import PAGE, PERIOD
 

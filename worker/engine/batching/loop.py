@@ -70,7 +70,6 @@ class EngineLoop:
         self._closed = threading.Event()
         self._output = OutputProcessor(tokenizer)
         self._flushed_at = time.monotonic()
-        self._step_began_at = self._flushed_at
         #: Seconds of all steps so far, scheduling included.
         self.step_seconds = 0.0
         #: Passes of the loop so far, and whether one is being executed, which does not wait for requests.
@@ -124,8 +123,10 @@ class EngineLoop:
             self._num_passes += 1
             self._is_executing = True
             try:
-                self._finish_cancelled_and_overdue()
+                began_at = time.monotonic()
+                self._finish_cancelled_and_overdue(began_at)
                 executor.execute(scheduler.schedule())
+                self.step_seconds += time.monotonic() - began_at
                 self._flush_outputs()
             except Exception as error:  # without this thread, every caller would wait for ever
                 log.exception("the engine's loop failed")
@@ -151,8 +152,7 @@ class EngineLoop:
             if sequence is not None:
                 self.scheduler.add(sequence)
 
-    def _finish_cancelled_and_overdue(self) -> None:
-        self._step_began_at = now = time.monotonic()
+    def _finish_cancelled_and_overdue(self, now: float) -> None:
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
             if sequence.generation.cancelled:
                 self._finish(sequence, FinishReason.CANCELLED)
@@ -162,7 +162,6 @@ class EngineLoop:
     def _flush_outputs(self) -> None:
         """Hand whole deltas of new tokens to the output processor, a few times a second."""
         now = time.monotonic()
-        self.step_seconds += now - self._step_began_at
         if now - self._flushed_at < FLUSH_INTERVAL:
             return
         self._flushed_at = now

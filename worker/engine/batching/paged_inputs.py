@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,32 +106,11 @@ class PagedInputBuilder:
             if self._sequences[sequence.row] is not sequence:
                 self._set_row(sequence)
         tile_tokens, num_decodes = self._tile_tokens, len(decodes)
-        last_chunks = [chunk.sequence for chunk in prefills if chunk.is_last]
-        shape = BatchShape(
-            num_decode_tokens=num_decodes,
-            num_tokens=num_decodes + output.num_prefill_tokens,
-            num_tiles=sum(-(-(c.end - c.start) // tile_tokens) for c in prefills),
-            num_samples=num_decodes + len(last_chunks),
-            max_kv_len=max((s.num_computed_tokens for s in decodes), default=0) + 1,
-        )
-        # Without a graph, the length does not matter, and one value compiles fewer kernels.
-        shape = smallest_fit(captured, shape) or BatchShape(
-            shape.num_decode_tokens,
-            shape.num_tokens,
-            shape.num_tiles,
-            shape.num_samples,
-            self._max_kv_len,
-        )
+        shape = self._shape(output, captured)
         data = self.padding(shape)
         step = split_inputs(data, shape)
         if num_decodes:
-            rows = np.fromiter((s.row for s in decodes), np.int64, num_decodes)
-            last_token_ids = (s.output_token_ids[-1] for s in decodes)
-            step.token_ids[:num_decodes] = np.fromiter(last_token_ids, np.int64, num_decodes)
-            step.adapter_ids[:num_decodes] = self._adapter_ids[rows]
-            step.rows[:num_decodes] = rows
-            positions = (s.num_computed_tokens for s in decodes)
-            step.positions[:num_decodes] = np.fromiter(positions, np.int64, num_decodes)
+            self._write_decodes(step, decodes)
         first, tile = num_decodes, 0
         sample_indices = list(range(num_decodes))
         logits_indices = list(range(num_decodes))
@@ -152,11 +131,35 @@ class PagedInputBuilder:
             if chunk.is_last:
                 sample_indices.append(shape.num_decode_tokens + len(sample_indices) - num_decodes)
                 logits_indices.append(first - 1)
-        sampled = [*decodes, *last_chunks]
+        sampled = [*decodes, *(chunk.sequence for chunk in prefills if chunk.is_last)]
         if sampled:
             step.logits_indices[sample_indices] = logits_indices
             self._write_samples(step, sample_indices, sampled)
         return PagedInputs(shape, data, sampled, sample_indices)
+
+    def _shape(self, output: SchedulerOutput, captured: Iterable[BatchShape]) -> BatchShape:
+        """Return the shape of a step's input, padding included."""
+        decodes, prefills = output.decodes, output.prefills
+        shape = BatchShape(
+            num_decode_tokens=len(decodes),
+            num_tokens=len(decodes) + output.num_prefill_tokens,
+            num_tiles=sum(-(-(c.end - c.start) // self._tile_tokens) for c in prefills),
+            num_samples=len(decodes) + sum(chunk.is_last for chunk in prefills),
+            max_kv_len=max((s.num_computed_tokens for s in decodes), default=0) + 1,
+        )
+        # Without a graph, the length does not matter, and one value compiles fewer kernels.
+        return smallest_fit(captured, shape) or replace(shape, max_kv_len=self._max_kv_len)
+
+    def _write_decodes(self, step: StepInputs, decodes: Seq[Sequence]) -> None:
+        """Write the last tokens of decoding sequences into the beginning of the step."""
+        count = len(decodes)
+        rows = np.fromiter((s.row for s in decodes), np.int64, count)
+        last_token_ids = (s.output_token_ids[-1] for s in decodes)
+        step.token_ids[:count] = np.fromiter(last_token_ids, np.int64, count)
+        step.adapter_ids[:count] = self._adapter_ids[rows]
+        step.rows[:count] = rows
+        positions = (s.num_computed_tokens for s in decodes)
+        step.positions[:count] = np.fromiter(positions, np.int64, count)
 
     def _set_row(self, sequence: Sequence) -> None:
         """Keep what does not change of a sequence."""

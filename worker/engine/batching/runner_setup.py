@@ -143,17 +143,8 @@ def _build_paged(
         requirements.check(device)
     ops = ops_for(device)
     num_adapters = len(models)
-    base, factors = extract_factors(models)
-    use_kernels = is_llama(base, factors) and config.hidden_act == "silu" and _kernels_support(base)
-    model: Any
-    if use_kernels:
-        model = PagedLlama(base, factors, num_adapters, ops, max_model_len)
-    else:
-        layers = LoRALayers(base, factors, num_adapters, StackedLoRALinear)
-        model = PagedTransformersModel(base, layers, ops)
-        del layers
-    del base, factors
-    captures = capture(device) if capture and use_kernels else None
+    model = _build_paged_model(models, ops, max_model_len)
+    captures = capture(device) if capture and isinstance(model, PagedLlama) else None
     num_kv_heads, _ = kv_head_shape(config)
     tile_tokens = ops.prefill_tile_tokens(int(config.num_attention_heads) // num_kv_heads)
     if num_blocks is None and device.type == "cuda":
@@ -206,6 +197,20 @@ def _build_paged(
         log.info("captured %d CUDA graphs in %.1f s", count, time.monotonic() - started)
     threads = IntraOpThreads(small_model=False)
     return RunnerSetup(runner, max_num_seqs, max_num_batched_tokens, threads, device)
+
+
+def _build_paged_model(
+    models: dict[str, PeftModel], ops: ModuleType, max_model_len: int
+) -> PagedLlama | PagedTransformersModel:
+    """Build a model over pages: with the engine's own kernels, if they support the base."""
+    _, _, config = _properties(models)
+    num_adapters = len(models)
+    base, factors = extract_factors(models)
+    if is_llama(base, factors) and config.hidden_act == "silu" and _kernels_support(base):
+        return PagedLlama(base, factors, num_adapters, ops, max_model_len)
+    return PagedTransformersModel(
+        base, LoRALayers(base, factors, num_adapters, StackedLoRALinear), ops
+    )
 
 
 def _properties(models: dict[str, PeftModel]) -> tuple[torch.device, torch.dtype, Any]:

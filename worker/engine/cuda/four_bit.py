@@ -2,7 +2,7 @@
 
 The format is bitsandbytes' (QLoRA, Dettmers et al. 2023): codes of 4 bits, and a float32 scale (absmax) for
 every 64 weights of a row. With few rows the product is bound by memory, and the codes are read as they are,
-a quarter of the bytes. With many it is bound by arithmetic, and the weight is dequantised to 16 bits first.
+a quarter of the bytes. With many it is bound by arithmetic, and the weight is dequantized to 16 bits first.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class FourBitWeight:
         return self.words.shape[0] * GROUP
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight, (out, in), bit for bit as bitsandbytes dequantises it."""
+        """Return the weight, (out, in), bit for bit as bitsandbytes dequantizes it."""
         if self.words.is_cuda:
             from worker.engine.cuda import four_bit_kernels
 
@@ -112,7 +112,7 @@ class FourBitLinear(nn.Module):
         """Fuse bitsandbytes' layers. The result shares no memory with them except a single bias.
 
         Args:
-            layers: quantised `Linear4bit` for which `unsupported_reason` returns None.
+            layers: quantized `Linear4bit` for which `unsupported_reason` returns None.
 
         Raises:
             EngineError: a layer cannot be converted, or they are of different types.
@@ -170,7 +170,7 @@ def unsupported_reason(layer: Any) -> str | None:
 
 
 def code_of(layer: Any) -> tuple[float, ...] | None:
-    """Return the 16 values of a quantised layer's codes; None for a layer that is not quantised."""
+    """Return the 16 values of a quantized layer's codes; None for a layer that is not quantized."""
     state = getattr(layer.weight, "quant_state", None)
     return None if state is None else tuple(state.code.tolist())
 

@@ -120,7 +120,7 @@ def multiply(
 
 
 def dequantize(weight: FourBitWeight, dtype: torch.dtype) -> Tensor:
-    """Return the weight, (out, in), bit for bit as bitsandbytes dequantises it."""
+    """Return the weight, (out, in), bit for bit as bitsandbytes dequantizes it."""
     out = weight.words.new_empty(weight.out_features, weight.in_features, dtype=dtype)
     grid = (weight.in_features // GROUP, triton.cdiv(weight.out_features, DEQUANTIZE_BLOCK))
     _dequantize_kernel[grid](

@@ -90,7 +90,7 @@ class StackedProjections:
     def __init__(self, projections: Sequence[Projection]) -> None:
         """
         Args:
-            projections: layers whose outputs are concatenated, none quantised.
+            projections: layers whose outputs are concatenated, none quantized.
         """
         bases: list[Any] = [p.base for p in projections]
         self.lora_b = LoRABWeights(projections, bases[0].weight.dtype)

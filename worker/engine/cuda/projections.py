@@ -59,7 +59,7 @@ class QuantizedProjections:
     def __init__(self, projections: Sequence[Projection], dtype: torch.dtype) -> None:
         """
         Args:
-            projections: as for `fuse_projections`; some, but not all, may be unquantised.
+            projections: as for `fuse_projections`; some, but not all, may be unquantized.
             dtype: of the activations.
         """
         bases: list[Any] = [projection.base for projection in projections]
@@ -83,7 +83,7 @@ class QuantizedProjections:
 
 @dataclass(frozen=True)
 class DenseLinear:
-    """Fused linear layers that are not quantised."""
+    """Fused linear layers that are not quantized."""
 
     #: (out, in).
     weight: Tensor

@@ -17,7 +17,7 @@ from worker.engine.kv.paged_cache import PagedKVCache
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Normalise rows, and scale their columns: (tokens, size)."""
+    """Normalize rows, and scale their columns: (tokens, size)."""
     return torch.nn.functional.rms_norm(x, weight.shape, weight, eps)
 
 

@@ -16,7 +16,7 @@ BLOCK_SIZE = 32
 class PagedKVCache:
     """Keys and values of each layer: (blocks, key-value heads, block size, head size).
 
-    It is not initialised: attention reads only slots that tokens were written to.
+    It is not initialized: attention reads only slots that tokens were written to.
     """
 
     def __init__(

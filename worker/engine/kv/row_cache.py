@@ -57,7 +57,7 @@ class RowKVCache:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros: uninitialised memory may hold NaN, and a masked NaN is still a NaN.
+    """Return zeros: uninitialized memory may hold NaN, and a masked NaN is still a NaN.
 
     A page takes physical memory when it is first written. Huge pages of 2 MB would take it for whole rows, of which most
     texts need the beginning alone; NumPy and PyTorch ask for them.

@@ -48,7 +48,7 @@ def extract_factors(
     """
     factors: dict[str, list[LoRAFactors | None]] = {}
     base: Any = next(iter(models.values())).get_base_model()
-    # Beside a quantised layer, PEFT keeps factors in the dtype in which the layer multiplies. A checkpoint of 4 bits names
+    # Beside a quantized layer, PEFT keeps factors in the dtype in which the layer multiplies. A checkpoint of 4 bits names
     # that dtype, which need not be the activations'.
     dtype = next(tensor.dtype for tensor in base.parameters() if tensor.is_floating_point())
     for adapter_id, (adapter_name, model) in enumerate(models.items()):

@@ -65,7 +65,7 @@ class StackedLoRALinear(nn.Module):
         if type(base) is nn.Linear:
             self.weight = constant(torch.cat([base.weight, *lora_a]))
             self.bias = base.bias
-        else:  # quantised: no rows can be appended to its weight
+        else:  # quantized: no rows can be appended to its weight
             self.base = base
             self.weight = constant(torch.cat(lora_a))
 

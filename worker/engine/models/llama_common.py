@@ -22,7 +22,7 @@ def is_llama(base: Any, adapted_names: Iterable[str]) -> bool:
 
 
 def projections(base: Any) -> dict[str, nn.Module]:
-    """Return all projections by name. In a quantised base they are not `nn.Linear`."""
+    """Return all projections by name. In a quantized base they are not `nn.Linear`."""
     return {
         f"model.layers.{index}.{name}": layer.get_submodule(name)
         for index, layer in enumerate(base.model.layers)

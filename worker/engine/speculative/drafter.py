@@ -27,7 +27,7 @@ RATE_DECAY = 1 / 64
 #: Number of tokens whose computation takes about as long as reading the weights: the ridge point of the
 #: roofline model (Williams, Waterman and Patterson, CACM 2009). The best of those tried with the demo on a CPU.
 ROOFLINE_TOKENS = 3
-#: With more decoding sequences nothing is drafted or learnt: hardly any draft is likely enough, and the table costs
+#: With more decoding sequences nothing is drafted or learned: hardly any draft is likely enough, and the table costs
 #: time, too (3% of a step of 64).
 MAX_DECODES = 27
 
@@ -48,7 +48,7 @@ class Drafter:
     """Predicts tokens as a processor predicts branches (Smith, ISCA 1981).
 
     For each n-gram, a table without tags remembers which token came next, and in a saturating counter how
-    steadily. The acceptance rate of drafts from an n-gram length and a counter value is learnt from each
+    steadily. The acceptance rate of drafts from an n-gram length and a counter value is learned from each
     adapter's texts. N-grams that collide in the table cause wrong drafts, which cost a little and change
     no text; so memory never grows, and nothing is evicted.
     """

@@ -192,7 +192,7 @@ def test_drafts_take_fewer_steps_to_the_same_text() -> None:
     assert drafting.executor.num_computed_tokens == plain.executor.num_computed_tokens
 
 
-def test_nothing_is_drafted_or_learnt_while_many_sequences_decode(
+def test_nothing_is_drafted_or_learned_while_many_sequences_decode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("worker.engine.batching.step.MAX_DECODES", 1)
@@ -208,7 +208,7 @@ def test_nothing_is_drafted_or_learnt_while_many_sequences_decode(
     assert one > num_steps(second, *several(1, 40))
     # What was decoded together taught nothing.
     assert one == num_steps(first, *several(1, 40))
-    # What was learnt from each alone is not drafted for both.
+    # What was learned from each alone is not drafted for both.
     for alone in several(2, 40):
         num_steps(second, alone)
     assert many == num_steps(second, *several(2, 40))

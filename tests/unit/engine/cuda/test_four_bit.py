@@ -189,14 +189,14 @@ def test_weights_are_dequantized_in_registers(rows: int) -> None:
 def test_bitsandbytes_layers_are_read(kind: str, double: bool, dtype: torch.dtype) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     weight = matrix(96, 256).to(dtype)
-    quantised = bitsandbytes.nn.Linear4bit(
+    quantized = bitsandbytes.nn.Linear4bit(
         256, 96, bias=False, compute_dtype=dtype, compress_statistics=double, quant_type=kind
     )
-    quantised.load_state_dict({"weight": weight})
-    quantised.to("cpu")  # quantises
-    linear = FourBitLinear.fuse([quantised])
-    state = quantised.weight.quant_state
-    expected = bitsandbytes.functional.dequantize_4bit(quantised.weight.data, state)
+    quantized.load_state_dict({"weight": weight})
+    quantized.to("cpu")  # quantizes
+    linear = FourBitLinear.fuse([quantized])
+    state = quantized.weight.quant_state
+    expected = bitsandbytes.functional.dequantize_4bit(quantized.weight.data, state)
     assert torch.equal(linear.weight.dequantize(expected.dtype), expected)
     if not double and dtype is torch.float32:  # in 16 bits, some weights are exactly halfway
         own = four_bit(weight, CODES[kind])

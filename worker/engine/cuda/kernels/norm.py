@@ -1,5 +1,5 @@
 # ruff: noqa: N803  (Triton writes compile-time constants in capitals)
-"""RMS normalisation."""
+"""RMS normalization."""
 
 from __future__ import annotations
 

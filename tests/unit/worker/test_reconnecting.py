@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.retrying import retry
+from worker.reconnecting import retry
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,30 @@
+"""The bodies of requests to erase texts of jobs, and to delete jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from jobs.protocol.base import RequestObject
+
+#: Of one request to erase.
+MAX_TEXTS = 1000
+
+#: PostgreSQL takes no NUL.
+_Owner = Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=r"^[^\x00]+$")]
+
+
+class EraseTexts(RequestObject):
+    """The body of ``POST /api/jobs/{id}/erase``."""
+
+    texts: Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)] | Literal["all"]
+
+
+class DeleteJobs(RequestObject):
+    """The body of ``POST /api/jobs/delete``."""
+
+    owner: _Owner | None = None
+    metadata: dict[str, str] | None = None
+    dry_run: bool = False
+    after: str | None = None

@@ -1,0 +1,14 @@
+"""Whose jobs are meant, given whose may be and whose are asked for. None stands for all owners."""
+
+from __future__ import annotations
+
+
+def narrow(allowed: str | None, wanted: str | None) -> tuple[bool, str | None]:
+    """Return whether any jobs are meant, and the owner whose jobs are.
+
+    Args:
+        allowed: the owner whose jobs the caller may read or change.
+        wanted: the owner whose jobs the caller asks for.
+    """
+    owner = allowed if wanted is None else wanted
+    return allowed in (None, owner), owner
