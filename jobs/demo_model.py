@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobs.settings import DEMO_CHECKPOINT
 
-#: Its base, as workers name it.
+#: The demo model's base, as workers name it.
 BASE = str(DEMO_CHECKPOINT / "base")
 ABILITY = "adds numbers of up to three digits and multiplies numbers of up to two"
 EXAMPLES = ("What is 47 * 36?", "What is 347 + 589?", "What is 8 * 7?")

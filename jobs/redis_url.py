@@ -17,9 +17,9 @@ SENTINEL_SCHEMES = (_SENTINEL, _SENTINEL_TLS)
 TLS_SCHEMES = ("rediss", _SENTINEL_TLS)
 SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
 DEFAULT_PORT, DEFAULT_SENTINEL_PORT = 6379, 26379
-#: Options that only a URL with TLS may have.
+#: Options that only a URL with TLS may have: all of `_TLS`.
 _CERT_REQS, _CHECK_HOSTNAME = "ssl_cert_reqs", "ssl_check_hostname"
-#: Those of them that name files or a folder.
+#: Those of `_TLS` that name files or a folder.
 _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _TLS = {*_TLS_FILES, "ssl_password", _CERT_REQS, _CHECK_HOSTNAME}
 #: Options that only a URL with Sentinel may have: its own user and password.

@@ -15,5 +15,5 @@ ALIVE_FOR = 20.0
 #: Seconds by which a time in the database lies later than any that is written now, if the clock was set back since.
 FUTURE_MARGIN = 5.0
 
-#: For what is set in days.
+#: For durations that are set in days.
 SECONDS_PER_DAY = 86_400.0

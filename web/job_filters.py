@@ -35,7 +35,7 @@ FILTERS = (
     "until",
     "worker",
 )
-#: Those of `wanted`: a page of them.
+#: The query parameters of `wanted`, which also say which page.
 PARAMETERS = tuple(sorted((*FILTERS, "after", "limit", "order")))
 #: What `rating` may be: the last rating of the regeneration.
 RATINGS = {"none": None, "-1": -1, "0": 0, "1": 1, "+1": 1}

@@ -6,7 +6,7 @@ import datetime as dt
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -81,16 +81,7 @@ def fill(
         connection.execute(sa.delete(Rollup))
         connection.execute(sa.insert(Rollup), rollups)
         on_progress("removing the templates, and gathering statistics")
-        for template in numbered:
-            for table, column in (
-                ("search_documents", "job_id"),
-                ("attempts", "job_id"),
-                ("jobs", "id"),
-            ):
-                connection.exec_driver_sql(
-                    f"DELETE FROM {table} WHERE {column} = '{template}'"  # noqa: S608 (of our own words)
-                )
-        connection.exec_driver_sql("DROP TABLE bench_templates")
+        _remove_templates(connection, numbered)
         connection.commit()
         if not is_sqlite:
             on_progress("building the index")
@@ -108,6 +99,20 @@ def fill(
         wanted = [f"resp_{base + i * step:012x}{i:020x}" for i in chosen]
         found = connection.scalars(sa.select(Job.id).where(Job.id.in_(wanted)))
         return list(found)
+
+
+def _remove_templates(connection: sa.Connection, job_ids: Sequence[str]) -> None:
+    """Remove the jobs that were copied, and the table that numbers them."""
+    for job_id in job_ids:
+        for table, column in (
+            ("search_documents", "job_id"),
+            ("attempts", "job_id"),
+            ("jobs", "id"),
+        ):
+            connection.exec_driver_sql(
+                f"DELETE FROM {table} WHERE {column} = '{job_id}'"  # noqa: S608 (of our own words)
+            )
+    connection.exec_driver_sql("DROP TABLE bench_templates")
 
 
 def _add_templates(database: Database) -> list[str]:

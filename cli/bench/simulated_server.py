@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: What it says its context is.
+#: Tokens of the context that it claims to have.
 CONTEXT = 32_768
 MODEL = "simulated"
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n"

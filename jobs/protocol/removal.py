@@ -8,10 +8,10 @@ from pydantic import Field, StringConstraints
 
 from jobs.protocol.base import RequestObject
 
-#: Of one request to erase.
+#: The maximum number of texts that one request erases.
 MAX_TEXTS = 1000
 
-#: PostgreSQL takes no NUL.
+#: An owner, without the NUL that PostgreSQL refuses.
 _Owner = Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=r"^[^\x00]+$")]
 
 

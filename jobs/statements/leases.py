@@ -128,13 +128,13 @@ RELEASE = (
     )
     .values(lease_expires_at=None, worker_id=None, ready_at=utcnow())
 )
-#: The same, and makes the next stage ready.
+#: The same as `RELEASE`, and makes the next stage ready.
 ADVANCE = RELEASE.values(
     status=Status.IN_PROGRESS, stage_index=Job.stage_index + 1, published_at=utcnow()
 )
 #: The same as `RELEASE`, and ends the job. ``status`` is a parameter.
 END = RELEASE.values(finished_at=utcnow()).returning(*endings.COLUMNS)
-#: The same after the last stage.
+#: The same as `END`, after the last stage.
 COMPLETE = END.values(stage_index=Job.stage_index + 1)
 
 #: Returns a lease on a job that has ended.

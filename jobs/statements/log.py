@@ -29,7 +29,7 @@ from jobs.tlog.merkle import Nodes
 IS_UNSEALED = sa.and_(
     Job.finished_at.is_not(None), Job.worker_id.is_(None), Job.log_index.is_(None)
 )
-#: Those of reviews and erasures.
+#: The conditions of the same indexes of reviews and of erasures.
 _REVIEW_IS_UNSEALED = Review.log_index.is_(None)
 _ERASURE_IS_UNSEALED = Erasure.log_index.is_(None)
 #: Not EXISTS: while a long queue waits, PostgreSQL would expect to meet such a job soon in the table itself.

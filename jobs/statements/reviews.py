@@ -18,7 +18,7 @@ _VERDICT = (
     Review.critique,
     Review.regeneration,
 )
-#: Of a review's job.
+#: The owner of a review's job.
 _OWNER = sa.select(Job.owner).where(Job.id == Review.job_id).scalar_subquery()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-#: Of a share.
+#: A share is counted in millionths, and a time in microseconds: sums of integers have no rounding error.
 MILLION = 1_000_000
 
 

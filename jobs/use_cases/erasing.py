@@ -32,7 +32,7 @@ from jobs.use_cases.sealing import Describe
 #: Texts of one entry of the log: it may have 65,535 bytes.
 MAX_TEXTS = 1000
 
-#: What takes the place of a job's texts.
+#: The column of each of a job's texts, by its pointer, and what takes the place of the text.
 _EMPTY: dict[str, tuple[Any, Any]] = {
     "/question": (Job.question, ""),
     "/system": (Job.system, ""),

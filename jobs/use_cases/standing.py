@@ -20,7 +20,7 @@ __all__ = ["CAP", "Outlook", "Standing", "find_outlook", "find_standing"]
 #: How many of the jobs that ended last say how fast the queue moves, and how old they may be.
 SAMPLE = 20
 MAX_AGE = dt.timedelta(minutes=10)
-#: Fewer say nothing.
+#: The minimum number of them: fewer say nothing.
 MIN_SAMPLE = 3
 
 

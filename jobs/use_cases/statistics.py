@@ -155,21 +155,14 @@ def read(
             if query.by is By.METADATA:
                 parts = _parts_of_jobs(connection, filters, query.key, max_jobs)
             else:
-                runs = _runs(query, since, until)
-                rows = rollups.read(connection, whose, runs)
-                parts = [_Part(r.model, r.start, Tally.load(r.tally)) for r in rows]
+                parts = _parts_of_periods(connection, whose, _runs(query, since, until))
             open_jobs = listing.count_by_status(connection, filters, OPEN, MAX_OPEN)
         is_current = not documents.any_unindexed(connection)
     parts = [part for part in parts if _is_wanted(part.model, query, models)]
     by_model: dict[str, Tally] = {}
     for part in parts:
         _merge(by_model, part.model, part.tally)
-    total = Tally()
-    for model, tally in by_model.items():
-        total.merge(tally)
-        for side in compared or ():
-            if model in side.models:
-                side.tally.merge(tally)
+    total = _total(by_model, compared)
     groups, others, other_values = _grouped(query.by, parts, by_model, models)
     return Statistics(
         query=query,
@@ -185,6 +178,17 @@ def read(
         models=models,
         compared=compared,
     )
+
+
+def _total(by_model: Mapping[str, Tally], compared: tuple[Side, Side] | None) -> Tally:
+    """Return the sum of all models, and add those that are compared to their sides."""
+    total = Tally()
+    for model, tally in by_model.items():
+        total.merge(tally)
+        for side in compared or ():
+            if model in side.models:
+                side.tally.merge(tally)
+    return total
 
 
 def _grouped(
@@ -266,6 +270,14 @@ def _runs(query: Query, since: dt.datetime, until: dt.datetime) -> list[Run]:
     first = since if query.since is not None else start_of(Level.MONTH, since)
     end = until if query.until is not None else at_or_after(Level.MONTH, until)
     return cover(first, end)
+
+
+def _parts_of_periods(
+    connection: sa.Connection, owner: str | None, runs: Sequence[Run]
+) -> list[_Part]:
+    """Return the jobs of a range, by model and period."""
+    rows = rollups.read(connection, owner, runs)
+    return [_Part(row.model, row.start, Tally.load(row.tally)) for row in rows]
 
 
 def _parts_of_jobs(

@@ -57,7 +57,7 @@ class Runtime:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-#: The digest of no tokenizer.
+#: The digest that a worker without a tokenizer registers.
 _NO_TOKENIZER = hashlib.sha256(b"").hexdigest()
 
 

@@ -118,7 +118,6 @@ class SimulatedRunner(PagedModelRunner):
         speed: Speed,
         *,
         max_num_batched_tokens: int,
-        graphs: bool = True,
     ) -> None:
         """
         Args:
@@ -126,7 +125,6 @@ class SimulatedRunner(PagedModelRunner):
             words: the token ids to sample from, uniformly.
             speed: the times of the device's steps.
             max_num_batched_tokens: maximum number of tokens of a step with prefills.
-            graphs: whether steps are padded to the shapes of CUDA graphs.
         """
         super().__init__(
             _compute_nothing,
@@ -141,9 +139,9 @@ class SimulatedRunner(PagedModelRunner):
         self._speed = speed
         self._lock = threading.Lock()
         self.timeline = Timeline()
-        if graphs:
-            shapes = self.shapes_to_capture(max_num_batched_tokens)
-            self._graphs = dict.fromkeys(shapes)  # type: ignore[assignment]  # not replayed
+        # Steps are padded to the shapes of CUDA graphs.
+        shapes = self.shapes_to_capture(max_num_batched_tokens)
+        self._graphs = dict.fromkeys(shapes)  # type: ignore[assignment]  # not replayed
 
     @property
     def kv_cache_tokens(self) -> int:
@@ -232,14 +230,13 @@ def build(
     return RunnerSetup(runner, max_num_seqs, max_num_batched_tokens, threads, torch.device("cpu"))
 
 
-def tokenizer_of(size: int, seed: int = 0) -> PreTrainedTokenizerFast:
-    """Train a tokenizer like Mistral's (BPE with byte fallback, spaces as ▁) on random words.
+def tokenizer_of(size: int) -> PreTrainedTokenizerFast:
+    """Train a tokenizer like Mistral's (BPE with byte fallback, spaces as ▁) on random words, always the same.
 
     Args:
         size: size of the vocabulary.
-        seed: of the random words.
     """
-    rng = random.Random(seed)
+    rng = random.Random(0)
     syllables = [a + b + c for a in "bdfgklmnprstvz" for b in "aeiou" for c in ("", "n", "r", "s")]
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(WORDS)]
     weights = [1 / (i + 10) for i in range(WORDS)]

@@ -18,7 +18,7 @@ _ABOUT = (
     ("llamacpp", "/props", ("build_info", "model_path")),
     (None, "/info", ("version", "model_id", "model_sha", "model_dtype", "max_total_tokens")),
 )
-#: Those of them that name weights.
+#: The fields of `_ABOUT` that name weights.
 _WEIGHTS = ("model_id", "model_sha", "model_dtype", "model_path", "weight_version")
 
 

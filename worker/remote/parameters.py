@@ -10,7 +10,7 @@ from jobs.pipeline import Sampling
 #: Parameters that OpenAI's API does not have, or that some servers refuse. A request goes without those that a
 #: server has refused by name.
 OPTIONAL = ("top_k", "seed", "stream_options", "top_p", "stop")
-#: Those of them that change a text.
+#: Those of `OPTIONAL` that change a text.
 CHANGE_TEXTS = ("top_k", "seed")
 #: What a server means by the whole vocabulary: vLLM, SGLang and llama.cpp alike.
 _NO_TOP_K = -1

@@ -28,8 +28,8 @@ from worker.engine.kv.paged_cache import PagedKVCache
 
 log = logging.getLogger(__name__)
 
-#: Seconds between log lines while CUDA graphs are captured.
-PROGRESS_INTERVAL = 5.0
+#: Seconds between log lines while CUDA graphs are captured, and after which no other capture starts.
+PROGRESS_INTERVAL, MAX_CAPTURE_SECONDS = 5.0, 60.0
 #: Maximum number of candidates of all rows that are sampled together after a step: each takes some 100 bytes, for which
 #: no memory is reserved.
 MAX_CANDIDATES = 2**21
@@ -128,12 +128,11 @@ class PagedModelRunner:
             max_num_batched_tokens=max_num_batched_tokens,
         )
 
-    def capture_graphs(self, max_num_batched_tokens: int, *, max_seconds: float = 60.0) -> int:
+    def capture_graphs(self, max_num_batched_tokens: int) -> int:
         """Capture steps of the shapes that will come; return how many.
 
         Args:
             max_num_batched_tokens: maximum number of tokens of a step with prefills.
-            max_seconds: no capture starts later.
         """
         if self._capture is None:
             return 0
@@ -147,7 +146,7 @@ class PagedModelRunner:
             if time.monotonic() - logged > PROGRESS_INTERVAL:
                 logged = time.monotonic()
                 log.info("captured %d of %d CUDA graphs", len(self._graphs), len(shapes))
-            if time.monotonic() - started > max_seconds:
+            if time.monotonic() - started > MAX_CAPTURE_SECONDS:
                 log.warning("captured %d of %d CUDA graphs in time", number, len(shapes))
                 break
             try:

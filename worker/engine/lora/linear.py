@@ -16,7 +16,7 @@ from worker.engine.lora.mapping import LoRAMapping
 from worker.engine.lora.merged_linear import MergedLoRALinear
 from worker.engine.lora.stacked_linear import StackedLoRALinear
 
-#: An implementation.
+#: An implementation of linear layers with the adapters of a batch.
 LoRALinear = type[GroupedLoRALinear] | type[MergedLoRALinear] | type[StackedLoRALinear]
 #: Maximum bytes of weights that are held once for each adapter: about a processor's cache.
 MAX_MERGED_BYTES = 2**25
