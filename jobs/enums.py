@@ -109,6 +109,8 @@ class Shape(StrEnum):
     PREFERENCE = "preference"
     #: A row for each stage.
     SFT = "sft"
+    #: A row for each review.
+    REVIEW = "review"
 
 
 class FileState(StrEnum):
