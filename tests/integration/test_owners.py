@@ -46,11 +46,11 @@ def erase(database: Database, owner: str | None, job_id: str) -> object:
 #: What can be asked of one job.
 CALLS: list[Callable[[Database, str | None, str], object]] = [
     queries.get_job,
-    lambda *job: queries.get_job(*job, with_history=True),
+    lambda database, owner, job_id: queries.get_job(database, owner, job_id, with_history=True),
     queries.get_version,
-    lambda *job: proving.prove(*job, None, 0),
-    lambda *job: proving.origin_proof(*job, None, 0),
-    lambda *job: verifying_jobs.verify_job(*job, history),
+    lambda database, owner, job_id: proving.prove(database, owner, job_id, None, 0),
+    lambda database, owner, job_id: proving.origin_proof(database, owner, job_id, None, 0),
+    lambda database, owner, job_id: verifying_jobs.verify_job(database, owner, job_id, history),
     lambda database, owner, job_id: exporting.selected(database, owner, [job_id]),
     cancellation.cancel,
     retrying.retry,
