@@ -9,6 +9,7 @@ import socket
 import time
 
 from jobs.errors import UserError
+from jobs.program import exit_at_once
 from jobs.settings import Settings
 from jobs.stop_signals import STOP_SIGNALS, StopSignals
 from web import create_app, tracing
@@ -58,6 +59,8 @@ def serve(settings: Settings) -> None:
         while server.busy and signals.count < 2 and time.monotonic() < deadline:
             server.run_once(MAX_TURN / 10)
     tracing.close(app)
+    if server.busy:
+        exit_at_once()
 
 
 def check_address(settings: Settings) -> None:
