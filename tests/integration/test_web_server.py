@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import socket
 import threading
 import time
@@ -131,6 +132,34 @@ def test_what_fails_before_the_first_piece_of_a_reply_is_an_error(
             assert body.get("error", body)["code"] == "unavailable"
             connection.close()
         assert free_slots(services) == MAX_WAITING
+
+
+def test_a_stream_whose_database_fails_breaks_off_with_one_line_in_the_log(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its reader resumes it. A traceback would tell an operator nothing more."""
+    after = feeds.Feed.after
+
+    def fail_later(self: feeds.Feed, count: int, timeout: float) -> object:
+        if count:
+            raise sa.exc.OperationalError("", {}, Exception("the database is gone"))
+        return after(self, count, timeout)
+
+    with running(environ) as (place, services, _):
+        job = submit(services.database)
+        monkeypatch.setattr(feeds.Feed, "after", fail_later)
+        connection = http.client.HTTPConnection(*place, timeout=PATIENCE)
+        connection.request("GET", f"/v1/responses/{job.id}?stream=true")
+        reply = connection.getresponse()
+        with pytest.raises(http.client.IncompleteRead) as broken:
+            reply.read()
+        assert b"response.created" in broken.value.partial
+        connection.close()
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage() == (
+        "request failed: the database does not respond: the database is gone"
+    )
+    assert record.exc_info is None
 
 
 def test_odd_requests_get_one_reply_without_a_bug(environ: dict[str, str]) -> None:
