@@ -1,0 +1,18 @@
+"""A sequence's tokens: what a step computes is that part of prompt and output, wherever it begins and ends."""
+
+from __future__ import annotations
+
+from tests.unit.engine.sequences import sequence
+
+
+def test_every_part_of_prompt_and_output_has_its_tokens() -> None:
+    """After a preemption the output is computed again too, in parts that begin and end anywhere."""
+    tokens = list(range(10, 17))
+    for length in range(1, 5):
+        one = sequence(tokens[:length])
+        one.output_token_ids += tokens[length:]
+        for start in range(8):
+            for end in range(start, 8):
+                assert one.slice(start, end) == tokens[start:end], (length, start, end)
+        for count in range(1, 10):
+            assert one.last(count) == tokens[-count:], (length, count)
