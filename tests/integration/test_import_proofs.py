@@ -149,6 +149,29 @@ def test_proofs_that_reviews_came_with_cannot_be_changed(
     verifying.verify(elsewhere, history)
 
 
+def test_the_proof_that_a_job_came_with_cannot_be_changed(
+    database: Database, elsewhere: Database
+) -> None:
+    """Else a history could claim another origin, or that of its own log had been checked."""
+    job, other = end(database), end(database)
+    seal(database)
+    data, [first] = export(database), proving.list_keys(database)
+    load(data, elsewhere, first)
+    seal(elsewhere)
+    passed_on, [own] = export(elsewhere), proving.list_keys(elsewhere)
+    [origin] = [h["proof"] for h in map(json.loads, data.splitlines()) if h["id"] == other.id]
+    [told] = [h for h in map(json.loads, passed_on.splitlines()) if h["id"] == job.id]
+    assert told["origin_proof"] not in (None, origin)
+    for wrong in (None, 7, "", "x", origin, told["proof"], f"{told['origin_proof']}\n"):
+        for trusted in ([], [own], [own, first]):
+            with pytest.raises(RefusedError) as caught:
+                read(changed(passed_on, 1, methodcaller("update", origin_proof=wrong)), *trusted)
+            assert str(caught.value) == (
+                f"line 1: the history of {job.id}: the proof that it was imported with is not the one that its "
+                "entry names"
+            )
+
+
 def _put(name: str, proof: object, number: int = 0) -> Change:
     """Return what puts a proof in the place of another."""
     return lambda history: history[name].__setitem__(number, proof)

@@ -60,7 +60,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "worker": (lambda h: h["attempts"][1]["worker"].update(x=1), "its digest should be"),
     "digest": (lambda h: h.update(digest="sha256:00"), "its digest should be"),
     "salt": (lambda h: h["log"].update(salt="00" * 32), "its digest should be"),
-    "short salt": (lambda h: h["log"].update(salt="00"), "its salt has 1 bytes"),
+    "short salt": (
+        lambda h: h["log"].update(salt="00"),
+        "its salt has 1 bytes, and should have 32",
+    ),
     "index": (lambda h: h["log"].update(index=7), "it claims entry 7, and its proof is of entry 1"),
     "no proof": (lambda h: h.update(proof=None), "it has no proof"),
     "cut proof": (lambda h: h.update(proof=h["proof"][:-90]), "its proof is wrong"),
