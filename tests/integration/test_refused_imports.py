@@ -64,6 +64,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda h: h["log"].update(salt="00"),
         "its salt has 1 bytes, and should have 32",
     ),
+    "no salt": (lambda h: h["log"].update(salt="x"), "it is not the complete history"),
     "index": (lambda h: h["log"].update(index=7), "it claims entry 7, and its proof is of entry 1"),
     "no proof": (lambda h: h.update(proof=None), "it has no proof"),
     "cut proof": (lambda h: h.update(proof=h["proof"][:-90]), "its proof is wrong"),
