@@ -89,6 +89,34 @@ def test_reviews_and_erasures_keep_the_proofs_of_their_first_logs(
         ]
 
 
+def test_a_history_is_checked_only_if_all_of_its_first_logs_are(
+    database: Database, elsewhere: Database, third: Database
+) -> None:
+    """The signature of the last one that was looked at says nothing about those before."""
+    job = end(database)
+    seal(database)
+    erase(database, job.id, "/system")
+    seal_all(database)
+    load(export(database), elsewhere)
+    seal_all(elsewhere)
+    review(elsewhere, job.id)
+    seal_all(elsewhere)
+    load(export(elsewhere), third)
+    seal_all(third)
+    data = export(third)
+    [first], [second], [own] = map(proving.list_keys, (database, elsewhere, third))
+    # The job and its erasure came from the first log, and its review from the second.
+    for trusted, signed in (
+        ([own, first, second], True),
+        ([own, first], False),
+        ([own, second], False),
+        ([own], False),
+    ):
+        [line] = read(data, *trusted)
+        assert line.checked is not None
+        assert line.checked.origin_signed is signed, trusted
+
+
 def test_proofs_that_reviews_came_with_cannot_be_changed(
     database: Database, elsewhere: Database
 ) -> None:
