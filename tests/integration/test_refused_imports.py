@@ -53,6 +53,14 @@ def _remove_last_review(history: dict[str, Any]) -> None:
     history["reviews"].pop()
 
 
+def _renumber_reviews(history: dict[str, Any]) -> None:
+    """Exchange two reviews with all that they have: the last rating is the one that counts."""
+    for name in ("reviews", "review_proofs"):
+        history[name].reverse()
+    for number, each in enumerate(history["reviews"]):
+        each["number"] = number
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "question": (lambda h: h.update(question="How?"), "its digest should be sha256:"),
     "owner": (lambda h: h.update(owner="me"), "its digest should be"),
@@ -86,6 +94,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "removed review": (lambda h: h["reviews"].pop(0), "a review was removed or reordered"),
     "swapped reviews": (lambda h: h["reviews"].reverse(), "a review was removed or reordered"),
+    "renumbered reviews": (_renumber_reviews, "the digest of its review 0 should be"),
     "last rating": (lambda h: h.update(rating=1), "its rating is not that of its last review"),
     "no erasure": (lambda h: h.update(erased_at=h["created_at"]), "it was last erased None"),
     "more in a review": (lambda h: h["reviews"][0].update(x=1), "`/reviews/0/x` cannot be stored"),
