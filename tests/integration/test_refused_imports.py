@@ -18,7 +18,7 @@ from jobs.database import Database
 from jobs.formats.compression import BrokenFileError, Compression, compressor
 from jobs.formats.writing import to_json
 from jobs.importer import RefusedError, read_histories
-from jobs.models import Job
+from jobs.models import Attempt, Job
 from jobs.tlog import merkle
 from jobs.tlog.checkpoint import Checkpoint
 from jobs.tlog.entry import job_entry
@@ -40,6 +40,7 @@ from tests.integration.moving import (
     seal_all,
 )
 from tests.integration.sealed import end, seal
+from tests.integration.tampering import drop_triggers
 
 
 def _forge_review(history: dict[str, Any]) -> None:
@@ -258,6 +259,13 @@ def test_a_job_that_is_there_and_differs_is_refused(
         connection.execute(sa.update(Job).where(Job.id == job_id).values(question="How?"))
     with pytest.raises(
         RefusedError, match=rf"line 3: {job_id} is there already, and its `/question` differs"
+    ):
+        load(data, empty)
+    with empty.write() as connection:
+        drop_triggers(connection)
+        connection.execute(sa.delete(Attempt).where(Attempt.stage_index == 2))
+    with pytest.raises(
+        RefusedError, match=r"line 1: \w+ is there already, and its `/attempts` differs"
     ):
         load(data, empty)
 
