@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ def test_jobs_in_each_state(server: Server, client: OpenAI) -> None:
             assert reply.status_code == 200, reply.text
 
 
+def has_ended(client: OpenAI, batch_id: str) -> bool:
+    return client.batches.retrieve(batch_id).status in ("completed", "failed")
+
+
 def test_files_and_batches(server: Server, client: OpenAI) -> None:
     api = schemathesis.openapi.from_url(f"{server.url}/openapi.json", timeout=REPLY)
     line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "Why?"}}
@@ -111,7 +116,7 @@ def test_files_and_batches(server: Server, client: OpenAI) -> None:
             )
             assert reply.status_code == 200, reply.text
             if path == "/v1/batches/{batch_id}":
-                until(lambda e=each: client.batches.retrieve(e).status in ("completed", "failed"))
+                until(partial(has_ended, client, each))
                 case.call_and_validate(
                     timeout=REPLY, headers={"Authorization": f"Bearer {server.key}"}
                 )

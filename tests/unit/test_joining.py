@@ -38,7 +38,7 @@ def test_a_request_that_hangs_is_named_with_its_place() -> None:
     server.daemon_threads = False
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    with socket.create_connection(server.server_address[:2]):
+    with socket.create_connection(("127.0.0.1", server.server_port)):
         assert began.wait(PATIENCE)
         with pytest.raises(AssertionError, match=r"(?s) has not ended within 0\.1 .*in handle"):
             shut_down(server, thread, limit=0.1)
