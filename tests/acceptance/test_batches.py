@@ -31,7 +31,7 @@ from tests.integration.batch_service import CHAT, ENDED, RESPONSES, line, lines
 from tests.integration.web.client import finish
 from tests.joining import join
 from tests.polling import poll
-from tests.servers import PATIENCE, RedisServer
+from tests.servers import PATIENCE, Process, RedisServer
 
 DOOMED = (sys.executable, "-m", "tests.acceptance.doomed")
 #: Where a process that works on a batch is killed: between two pieces of the validation; when lines are
@@ -176,10 +176,13 @@ def test_a_batch_outlives_the_processes_that_work_on_it(
     ).id
     for point in POINTS:
         process = servers.forked("maintain", environ=environ, program=(*DOOMED, point))
-        while process.popen.poll() is None:
+
+        def ended(point: str = point, process: Process = process) -> bool:
             if point in ("answered", "written"):
                 answer(database, batch_id)
-            time.sleep(0.02)  # nothing tells of rows
+            return process.popen.poll() is not None
+
+        poll(ended)
         process.wait()
         assert "dying" in process.output
         with database.write() as connection:

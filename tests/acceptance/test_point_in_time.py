@@ -35,11 +35,6 @@ def execute(server: PostgresServer, *statements: str) -> list[object]:
         return [] if cursor.description is None else list(cursor.fetchone() or ())
 
 
-def until(server: PostgresServer, condition: str) -> None:
-    """Wait for something in the server that has no event."""
-    poll(lambda: execute(server, f"SELECT {condition}") == [True])
-
-
 def archiving(folder: Path) -> PostgresServer:
     """Start a server that archives its WAL beside its folder."""
     archive = folder / "archive"
@@ -59,7 +54,8 @@ def archiving(folder: Path) -> PostgresServer:
 def recover(server: PostgresServer, base: Path, moment: object) -> PostgresServer:
     """Put a base backup in the place of a server that has lost data, and recover it to a moment."""
     [segment] = execute(server, "SELECT pg_walfile_name(pg_switch_wal())")
-    until(server, f"last_archived_wal >= '{segment}' FROM pg_stat_archiver")
+    archived = f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver"
+    poll(lambda: execute(server, archived) == [True])
     data = server.pgdata
     server.cleanup()
     data.rename(data.with_name("lost"))
@@ -75,7 +71,7 @@ def recover(server: PostgresServer, base: Path, moment: object) -> PostgresServe
             os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
     base.rename(data)
     recovered = postgresql.serve(data)
-    until(recovered, "NOT pg_is_in_recovery()")
+    poll(lambda: execute(recovered, "SELECT NOT pg_is_in_recovery()") == [True])
     return recovered
 
 

@@ -279,10 +279,10 @@ def test_a_log_of_several_days_verifies(database: Database) -> None:
     assert said.endswith(
         f"of job {jobs[0].id} was added: it is older than reviews that have an entry, and has none"
     )
-    added = end(database)
-    said = tamper(database, sa.update(Job).where(Job.id == added.id).values(finished_at=between))
+    newest = end(database)
+    said = tamper(database, sa.update(Job).where(Job.id == newest.id).values(finished_at=between))
     assert said == (
-        f"job {added.id} was added: it ended before jobs that have an entry, and has none"
+        f"job {newest.id} was added: it ended before jobs that have an entry, and has none"
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from jobs import duties
 from jobs.duties import Duty, DutyThread, repeat
+from tests.servers import PATIENCE
 
 #: An interval in seconds that no test waits for.
 LONG = 3600.0
@@ -63,7 +64,7 @@ def test_an_outage_does_not_fill_the_log(
     """Of several duties that fail every second, a line every ten seconds."""
     now = 0.0
     monkeypatch.setattr(duties, "RETRY_INTERVAL", 0.0)
-    monkeypatch.setattr(duties.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
 
     def fail(stopped: threading.Event) -> bool:
         nonlocal now
@@ -122,7 +123,7 @@ def test_stopping_the_thread_waits_for_the_running_duty() -> None:
 
     def slow() -> bool:
         started.set()
-        thread.stopped.wait()
+        assert thread.stopped.wait(PATIENCE)
         finished.set()
         return False
 
