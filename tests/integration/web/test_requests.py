@@ -145,3 +145,8 @@ def test_a_prefix_of_our_own_api_gets_the_hint_in_its_shape(web: Client) -> None
     reply = web.post("/api/v1/chat/completions")
     assert (reply.status_code, reply.mimetype) == (404, "application/problem+json")
     assert reply.json["detail"].endswith(" OpenAI's API is at `/v1/chat/completions`.")
+
+
+def test_the_description_has_no_alternative_that_accepts_nothing(web: Client) -> None:
+    """Generators make a type of it, which accepts anything."""
+    assert '{"not":{}}' not in json.dumps(web.get("/openapi.json").json, separators=(",", ":"))
