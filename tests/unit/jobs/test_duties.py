@@ -63,7 +63,7 @@ def test_an_outage_does_not_fill_the_log(
     """Of several duties that fail every second, a line every ten seconds."""
     now = 0.0
     monkeypatch.setattr(duties, "RETRY_INTERVAL", 0.0)
-    monkeypatch.setattr(duties.time, "monotonic", lambda: now)
+    monkeypatch.setattr("jobs.duties.time.monotonic", lambda: now)
 
     def fail(stopped: threading.Event) -> bool:
         nonlocal now
