@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import math
@@ -9,7 +10,7 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -336,6 +337,35 @@ def test_a_cancel_and_a_deadline_close_the_stream(vllm: VLLM, engine: Engine) ->
     with pytest.raises(EngineError, match="closed"):
         waiting.result(PATIENCE)
     engine.close = lambda: None  # type: ignore[method-assign]  # the fixture's
+
+
+def test_closing_does_not_wait_for_connections_that_do_not_close(
+    vllm: VLLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote, "CLOSE_TIMEOUT", 1.0)
+    closing: list[Server] = []
+    close = Server.close
+
+    async def watch(_: object) -> None:  # A fake fault: its cancellation has no effect.
+        while not closing:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    async def hang(server: Server) -> None:  # A fake fault.
+        closing.append(server)
+        try:
+            await asyncio.sleep(10 * PATIENCE)
+        finally:
+            await close(server)
+
+    monkeypatch.setattr(servers.Servers, "watch", watch)
+    monkeypatch.setattr(Server, "close", hang)
+    with engine_of(vllm.settings()) as (engine, _):
+        assert ask(engine).text
+    assert caplog.messages == [
+        "1 tasks of the engine do not end; they are left",
+        "connections to servers do not close; they are left",
+    ]
 
 
 def test_a_server_that_restarts_is_waited_for(

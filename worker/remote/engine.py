@@ -34,6 +34,8 @@ MAX_OUTAGE = 600.0
 MAX_FAULTS = 5
 #: Seconds after the end of a text for its numbers of tokens to come.
 MAX_WAIT_FOR_USAGE = 5.0
+#: Seconds that closing waits for requests to end, and then for connections to close.
+CLOSE_TIMEOUT = 5.0
 #: Seconds before the second try; doubled with each, up to the second number.
 FIRST_DELAY, MAX_DELAY = 0.5, 15.0
 T = TypeVar("T")
@@ -147,8 +149,14 @@ class OpenAIEngine:
             tasks = [*self._tasks, self._watching]
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._servers.close()
+            _, left = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
+            if left:
+                log.warning("%d tasks of the engine do not end; they are left", len(left))
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._servers.close()
+            except TimeoutError:
+                log.warning("connections to servers do not close; they are left")
 
         self._loop.call(close())
         self._loop.stop()
