@@ -29,7 +29,7 @@ from jobs.pipeline import Role
 from jobs.progress import Progress
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
-from tests import postgresql
+from tests import compiled_statements, postgresql
 from tests.polling import poll
 from tests.servers import PATIENCE, RedisServer
 from tests.shared import copied, made
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 # depends on what else the machine does.
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("seeded")
+
+compiled_statements.share()
 
 #: Tokens that take `endless` longer than any test, at a thousand a second.
 LONG = 10_000

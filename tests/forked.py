@@ -43,7 +43,11 @@ def start_server(*modules: str) -> str:
         )
 
     def stop() -> None:
-        server.communicate()
+        try:
+            server.communicate(timeout=60)
+        except subprocess.TimeoutExpired:  # It would keep the tests from their end.
+            server.kill()
+            server.wait()
         shutil.rmtree(folder)
 
     atexit.register(stop)

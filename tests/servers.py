@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ from tests.shared import claimed
 
 #: Timeout of any single wait in the tests in seconds. Usually a fraction is needed.
 PATIENCE = 120.0
+#: For clients that use no TLS. Otherwise each client first reads the certificates of all authorities, which takes 25 ms.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 #: Where servers of tests listen: below the ports that systems give to clients. One of those could be taken by a
 #: connection before its server listens, or while it is restarted.
 PORTS = range(20_000, 32_768)

@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 from jobs.database_url import checked
 from tests import servers
 from tests.conftest import build_endless, migrate, model_settings, new_database
-from tests.servers import PATIENCE, PROGRAM, Process, RedisServer, free_port
+from tests.servers import NO_TLS, PATIENCE, PROGRAM, Process, RedisServer, free_port
 from tests.shared import copied
 
 #: Starts workers for the checkpoint `long_texts`: its texts are waited for, or never end.
@@ -43,10 +43,11 @@ class Service:
         return f"http://127.0.0.1:{self.environ['HELIXQ_PORT']}"
 
     def openai(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+        client = DefaultHttpxClient(verify=NO_TLS, trust_env=False)
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, http_client=client)
 
     def http(self) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+        return httpx2.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, verify=NO_TLS)
 
     def submit(self, question: object, **body: object) -> str:
         with self.http() as http:

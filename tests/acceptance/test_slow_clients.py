@@ -14,7 +14,7 @@ import pytest
 
 from tests import servers
 from tests.conftest import migrate
-from tests.servers import PATIENCE, Process, RedisServer, free_port
+from tests.servers import NO_TLS, PATIENCE, Process, RedisServer, free_port
 from web.open_files import raise_limit
 from web.waiting import MAX_WAITING
 
@@ -34,7 +34,7 @@ class Web:
         self.process = process
         self.port = port
         self.http = httpx2.Client(
-            base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False
+            base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False, verify=NO_TLS
         )
 
     def send(self, data: bytes, receive: int | None = None) -> socket.socket:

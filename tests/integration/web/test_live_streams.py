@@ -31,7 +31,7 @@ from tests import application
 from tests.conftest import RUNTIME, WORKER, give_schema
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.joining import shut_down
-from tests.servers import PATIENCE, RedisServer
+from tests.servers import NO_TLS, PATIENCE, RedisServer
 from web.services import Services
 from web.v1 import feeds, sse
 
@@ -141,7 +141,9 @@ class Reader:
     """Reads the stream of a job, event by event."""
 
     def __init__(self, web: Web, job: Job, after: int = -1) -> None:
-        self._http = httpx2.Client(base_url=web.url, timeout=PATIENCE, trust_env=False)
+        self._http = httpx2.Client(
+            base_url=web.url, timeout=PATIENCE, trust_env=False, verify=NO_TLS
+        )
         query = {"stream": "true", "starting_after": str(after)}
         path = f"/v1/responses/{job.id}"
         request = self._http.build_request("GET", path, params=query)
