@@ -132,6 +132,9 @@ LISTS: tuple[tuple[str, Filters, Order], ...] = (
     ("`min_attempts=2`", Filters(min_attempts=2), Order.NEWEST),
     ("`min_changed=0.5&max_changed=0.6`", Filters(min_changed=0.5, max_changed=0.6), Order.NEWEST),
     ("`min_duration=60`", Filters(min_duration=60), Order.NEWEST),
+    ("all, the most changed first", Filters(), Order.MOST_CHANGED),
+    ("a word of one in 1,000, so", Filters(query=parse("topic77")), Order.MOST_CHANGED),
+    ("`adapter=`, one in 1,000, the longest first", Filters(adapter="lora-rare"), Order.LONGEST),
     (
         "`adapter=…&status=failed`, none",
         Filters(adapter="lora-rare", statuses=(Status.FAILED,)),

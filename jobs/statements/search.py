@@ -59,6 +59,9 @@ _PLAN_BY_INDEX = sa.text(
     "FROM pg_class WHERE oid = 'search_documents'::regclass"
 )
 
+#: Allows what finds the documents at an end of a range without reading all of them.
+_PLAN_FREELY = sa.text("SET LOCAL enable_indexscan = DEFAULT")
+
 
 @dataclass
 class Found:
@@ -175,6 +178,9 @@ class _Search:
         if self._sqlite:
             return everything, first, end
         connection = self._connection
+        connection.execute(
+            _PLAN_FREELY
+        )  # A search before it in the transaction may have left it off.
         query = sa.select(_documents.c.id).where(_documents.c.id >= first, _documents.c.id < end)
         ids = list(connection.scalars(self._in_order(query, _documents.c.id).limit(_PROBE)))
         documents = connection.execute(_PLAN_BY_INDEX).one()
