@@ -51,6 +51,9 @@ def _delete(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int
         Job.id,
         Job.log_index,
         Job.retries,
+        # Of an imported job: the entries that its retries name are of another log. Not IS NOT NULL: in RETURNING, SQLite
+        # 3.40 takes it for true.
+        sa.func.length(Job.origin_proof).label("proof_length"),
         Job.created_at,
         Job.owner,
         Job.model,
@@ -63,7 +66,7 @@ def _delete(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int
         entries = (
             (row.id, index)
             for row in deleted
-            for index in (row.log_index, *(retry["entry"] for retry in row.retries))
+            for index in (row.log_index, *(r["entry"] for r in row.retries if not row.proof_length))
         )
         log.note_deletions(connection, [entry for entry in entries if entry[1] is not None])
         rollups.apply(

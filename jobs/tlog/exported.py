@@ -163,7 +163,9 @@ def _check_proofs(
         first: of the job's entry in the log where it ended: the same, unless it was imported.
         trusted: as for `check`.
     """
+    # Of the first log. A job that was imported is not retried.
     retried = {retry["entry"] for retry in history["retries"]}
+    places = {proof.index, *retried} if proof is first else {proof.index}
     found = _Additions()
     for kind, name, origins in (
         (REVIEW, "review", found.review),
@@ -178,7 +180,7 @@ def _check_proofs(
                 parsed, entry, _ = _open(text, trusted, required=True)
                 if (
                     not _records(entry, kind, record)
-                    or entry["entry"] not in {proof.index, *retried}
+                    or entry["entry"] not in places
                     or parsed.log != proof.log
                     or parsed.index != record["log"]["index"]
                 ):

@@ -195,7 +195,9 @@ def _load(
 
 
 def _ends(job: Job) -> set[int]:
-    """Return the entries of the ends of a job after which it was retried."""
+    """Return the entries of the ends of a job after which it was retried; none if they are in another log."""
+    if job.origin_proof is not None:
+        return set()
     return {retry["entry"] for retry in job.retries if retry["entry"] is not None}
 
 

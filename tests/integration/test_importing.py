@@ -22,6 +22,7 @@ from jobs.importer import RefusedError, Report, read_histories
 from jobs.models import Attempt, Job, Worker, WorkerState
 from jobs.pipeline import Sampling, Turn
 from jobs.protocol.history import history
+from jobs.statements import log
 from jobs.tlog.entry import parse_entry
 from jobs.tlog.record import review_digest, review_texts, texts
 from jobs.use_cases import (
@@ -31,6 +32,7 @@ from jobs.use_cases import (
     proving,
     queries,
     retention,
+    retrying,
     reviewing,
     stages,
     statistics,
@@ -274,6 +276,54 @@ def test_deleting_an_imported_job_is_recorded_and_final(
         load(data, elsewhere)
     seal(elsewhere)
     assert verifying.verify(elsewhere, history).deleted == 1
+
+
+def test_a_retried_job_is_restored_with_its_earlier_ends(
+    database: Database, elsewhere: Database
+) -> None:
+    """Its earlier ends have entries in the first log alone; what was added after them names these entries."""
+    end(database)
+    job = submit(database)
+    assert stages.record(database, claim(database, job), OUTPUT)
+    assert stages.fail(database, claim(database, job, 1), "server_error", "it broke")
+    seal_all(database)
+    review(database, job.id)
+    seal_all(database)
+    retrying.retry(database, None, job.id)
+    for index in (1, 2):
+        assert stages.record(database, claim(database, job, index), OUTPUT)
+    seal_all(database)
+    review(database, job.id, critique=1)
+    seal_all(database)
+    data, [key] = export(database), proving.list_keys(database)
+    [retry] = json.loads(data.splitlines()[1])["retries"]
+    assert (retry["code"], retry["entry"]) == ("server_error", 1)
+    end_one_here(elsewhere)
+    seal(elsewhere)
+    assert load(data, elsewhere, key).imported == 2
+    seal_all(elsewhere)
+    assert [h for h in histories(elsewhere) if h["attempts"][0]["worker"]["id"] == WORKER] == (
+        histories(database)
+    )
+    report = verifying.verify(elsewhere, history)
+    assert (report.jobs, report.reviews, report.retried) == (3, 2, 0)
+    assert load(data, elsewhere, key).present == 2
+    [line] = [line for line in read(export(elsewhere)) if line.history["id"] == job.id]
+    assert line.checked is not None
+    assert line.checked.unproved == 0
+    # Entry 1 of this log is another job's, which may be deleted at the same time.
+    deleted = [h["id"] for h in map(json.loads, data.splitlines())]
+    places = [queries.get_job(elsewhere, None, job_id).log_index for job_id in deleted]
+    assert places == [1, 2]
+    for job_id in deleted:
+        deletion.delete(elsewhere, None, job_id)
+    assert seal(elsewhere) == 2, "one deletion for each entry that this log has of them"
+    with elsewhere.read() as connection:
+        [*_, first, second] = log.list_entries(connection, 0, 100)
+    assert [(parse_entry(row.entry)["entry"], row.job_id) for row in (first, second)] == [
+        *zip(places, deleted, strict=True)
+    ]
+    assert verifying.verify(elsewhere, history).deleted == 2
 
 
 def test_workers_of_imported_jobs_serve_nothing_and_go_with_them(

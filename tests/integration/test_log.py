@@ -265,8 +265,8 @@ def test_a_log_of_several_days_verifies(database: Database) -> None:
     with database.write() as connection:
         drop_triggers(connection)
         for job, at in zip(jobs, days_ago, strict=True):
-            added = sa.update(Review).where(Review.job_id == job.id)
-            connection.execute(added.values(created_at=at))
+            of_job = sa.update(Review).where(Review.job_id == job.id)
+            connection.execute(of_job.values(created_at=at))
     assert seal(database) == 3
     report = is_as_recorded(database)
     assert (report.jobs, report.reviews, report.unsealed) == (3, 3, 0)

@@ -207,6 +207,30 @@ def test_all_tokens_tied_with_the_k_th_are_candidates() -> None:
     assert len(set(tokens.tolist())) > 30
 
 
+@pytest.mark.parametrize("top_k", [0, 40, 99])
+def test_without_top_k_the_least_likely_token_is_drawn_too(top_k: int) -> None:
+    logits = torch.zeros(1, 40)
+    logits[0, 7] = -0.5
+    rows = SamplingMetadata.build(
+        [Sampling(temperature=1, top_k=top_k, seed=s) for s in range(2000)], [0] * 2000, 40, CPU
+    )
+    tokens, _ = sample(logits.expand(2000, -1), rows)
+    assert set(tokens.tolist()) == set(range(40))
+
+
+def test_of_many_equal_tokens_the_same_are_candidates_in_any_batch() -> None:
+    rows = [Sampling(temperature=1, top_k=20, seed=s) for s in range(2000)]
+    logits = torch.zeros(1, 400)
+    alone, together = (
+        sample(
+            logits.expand(len(batch), -1), SamplingMetadata.build(batch, [0] * len(batch), 400, CPU)
+        )[0]
+        for batch in (rows, [*rows, Sampling(temperature=1, top_k=0)])
+    )
+    assert alone.tolist() == together[:-1].tolist()
+    assert set(alone.tolist()) == set(range(20 + MAX_TIES))
+
+
 def crowd() -> list[Sampling]:
     """Rows in the same batch that need more candidates, up to all tokens."""
     return [Sampling(top_k=k, top_p=p, seed=k) for k in (1, 90, 0) for p in (1.0, 0.6)]
