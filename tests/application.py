@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+from unittest import mock
 
 from flask import Flask
 from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
+from werkzeug.routing import Rule
 
 from jobs import settings
 from web import create_app
@@ -28,6 +31,24 @@ class _Compiled(BytecodeCache):
 
 _COMPILED = _Compiled()
 
+_Builder = Callable[..., tuple[str, str]]
+
+
+class _Rule(Rule):
+    """A route whose functions that build URLs were compiled for another application already.
+
+    Werkzeug compiles two for each route, which takes three quarters of the time to make an application. They get the
+    rule as an argument, so that rules with the same parts and defaults can share them.
+    """
+
+    _builders: ClassVar[dict[object, _Builder]] = {}
+
+    def _compile_builder(self, append_unknown: bool = True) -> _Builder:
+        key = (self.rule, *self._trace, repr(self.defaults), append_unknown)
+        if key not in self._builders:
+            self._builders[key] = super()._compile_builder(append_unknown)
+        return self._builders[key]
+
 
 def make(environ: Mapping[str, str]) -> Flask:
     """Make the application, as `web.serve` does.
@@ -35,6 +56,7 @@ def make(environ: Mapping[str, str]) -> Flask:
     Args:
         environ: its settings.
     """
-    app = create_app(settings.load(environ))
+    with mock.patch.object(Flask, "url_rule_class", _Rule):
+        app = create_app(settings.load(environ))
     app.jinja_env.bytecode_cache = _COMPILED
     return app

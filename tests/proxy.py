@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.joining import join
+
 
 class Proxy:
     """Listens on a port and hands everything on, both ways, until it is cut."""
@@ -47,7 +49,7 @@ class Proxy:
         self.cut()
         _break(self._listener)
         for thread in self._threads:
-            thread.join()
+            join(thread)
         for end in (self._listener, *self._ends):
             end.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from openai import OpenAI
 
-from tests.joining import join
+from tests.joining import shut_down
 from tests.servers import PATIENCE
 
 #: Replies to one request with a handler's methods.
@@ -104,9 +104,7 @@ class Receiver:
             return list(self._received)
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        join(self._thread)
+        shut_down(self._server, self._thread)
 
     def _add(self, webhook: Webhook) -> None:
         with self._news:

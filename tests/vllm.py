@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 from jobs.pipeline import Role
-from tests.joining import join
+from tests.joining import shut_down
 from tests.servers import PATIENCE
 
 BASE = "mistralai/Mistral-7B-v0.1"
@@ -82,9 +82,7 @@ class VLLM:
         for connection in list(self.connections):
             with suppress(OSError):  # It has just ended.
                 connection.shutdown(socket.SHUT_RDWR)
-        self.http.shutdown()
-        self.http.server_close()
-        join(self._thread)
+        shut_down(self.http, self._thread)
 
 
 class _Server(ThreadingHTTPServer):

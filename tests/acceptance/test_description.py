@@ -6,8 +6,8 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from tests import chromium
 from tests.clients.server import Server, serving
+from tests.polling import until
 from tests.servers import forked
 
 #: Maximum seconds for all questions together, and for one reply.
@@ -83,6 +84,10 @@ def test_jobs_in_each_state(server: Server, client: OpenAI) -> None:
             assert reply.status_code == 200, reply.text
 
 
+def has_ended(client: OpenAI, batch_id: str) -> bool:
+    return client.batches.retrieve(batch_id).status in ("completed", "failed")
+
+
 def test_files_and_batches(server: Server, client: OpenAI) -> None:
     api = schemathesis.openapi.from_url(f"{server.url}/openapi.json", timeout=REPLY)
     line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "Why?"}}
@@ -111,8 +116,7 @@ def test_files_and_batches(server: Server, client: OpenAI) -> None:
             )
             assert reply.status_code == 200, reply.text
             if path == "/v1/batches/{batch_id}":
-                while client.batches.retrieve(each).status not in ("completed", "failed"):
-                    time.sleep(0.2)  # clients poll
+                until(partial(has_ended, client, each))
                 case.call_and_validate(
                     timeout=REPLY, headers={"Authorization": f"Bearer {server.key}"}
                 )
@@ -148,11 +152,13 @@ def test_webhook_endpoints(server: Server, client: OpenAI) -> None:
     call(one, "GET", endpoint_id=created)
     call(one, "POST", {"name": "b"}, endpoint_id=created)
     call(f"{one}/rotate_secret", "POST", {}, endpoint_id=created)
-    [delivery] = call(f"{one}/deliveries", "GET", endpoint_id=created)["data"]
-    call("webhook_deliveries/{delivery_id}/redeliver", "POST", delivery_id=delivery["id"])
-    while not delivery["attempts"]:
-        time.sleep(0.2)  # clients poll
-        [delivery] = call(f"{one}/deliveries", "GET", endpoint_id=created)["data"]
+
+    def delivery() -> Any:
+        [only] = call(f"{one}/deliveries", "GET", endpoint_id=created)["data"]
+        return only
+
+    call("webhook_deliveries/{delivery_id}/redeliver", "POST", delivery_id=delivery()["id"])
+    until(lambda: delivery()["attempts"])
     call(one, "DELETE", endpoint_id=created)
 
 
@@ -162,8 +168,7 @@ def test_lists_and_replays(server: Server, client: OpenAI) -> None:
     done = client.responses.create(model="helixnet", input="Why?")
     case = api["/api/jobs/{job_id}/replay"]["POST"].Case(path_parameters={"job_id": done.id})
     replay = case.call_and_validate(timeout=REPLY, headers=headers).json()["id"]
-    while client.responses.retrieve(replay).status != "completed":
-        time.sleep(0.2)  # clients poll
+    until(lambda: client.responses.retrieve(replay).status == "completed")
     case = api["/api/jobs/{job_id}"]["GET"].Case(path_parameters={"job_id": replay})
     assert (
         case.call_and_validate(timeout=REPLY, headers=headers).json()["replay"]["identical"]
@@ -199,8 +204,7 @@ def test_reviews_and_erasures(server: Server, client: OpenAI) -> None:
 
     history, review = "/jobs/{job_id}", {"critique": 1, "regeneration": -1, "tags": ["a"]}
     call(f"{history}/reviews", "POST", {**review, "note": "x"}, 201)
-    while call(f"{history}", "GET")["reviews"][0]["log"]["index"] is None:
-        time.sleep(0.2)  # nothing tells when a review is sealed
+    until(lambda: call(history, "GET")["reviews"][0]["log"]["index"] is not None)
     call(f"{history}/reviews", "GET")
     call("/reviews/queue", "GET")
     call("/reviews/agreement", "GET")

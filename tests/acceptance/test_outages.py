@@ -25,7 +25,7 @@ from sqlalchemy import make_url
 from jobs.messages import task_name
 from jobs.pipeline import Role
 from jobs.queue import KEY_PREFIX, QUEUE, make_app
-from tests import servers
+from tests import polling, servers
 from tests.acceptance import small_disk
 from tests.acceptance.conftest import PACED, Service, running
 from tests.conftest import LONG, create_database, discard, start_postgres
@@ -193,8 +193,7 @@ def not_saving(client: redis.Redis) -> Iterator[None]:
     dump.mkdir()
     client.config_set("save", "3600 1")
     client.bgsave()
-    while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
-        time.sleep(0.01)  # there is no event for it
+    polling.until(lambda: client.info("persistence")["rdb_last_bgsave_status"] != "ok")
     yield
     client.config_set("save", "")
     dump.rmdir()
@@ -206,8 +205,7 @@ def busy(client: redis.Redis) -> Iterator[None]:
     client.config_set("lua-time-limit", 10)
     with ThreadPoolExecutor(1) as pool:
         script = pool.submit(client.eval, "while true do end", 0)
-        while not _is_busy(client):
-            time.sleep(0.01)  # there is no event for the script's start
+        polling.until(lambda: _is_busy(client))
         yield
         client.script_kill()
         with pytest.raises(redis.ResponseError, match="killed by user"):

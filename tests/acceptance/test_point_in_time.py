@@ -23,8 +23,8 @@ from tests.acceptance.test_maintain import ECHO_WORKER, stop
 from tests.backups import RECOVERY, program, run
 from tests.conftest import create_database, start_postgres
 from tests.integration.rows import submit
-from tests.polling import poll
-from tests.servers import Process, RedisServer, forked
+from tests.polling import until
+from tests.servers import PATIENCE, Process, RedisServer, forked
 
 
 def execute(server: PostgresServer, *statements: str) -> list[object]:
@@ -33,11 +33,6 @@ def execute(server: PostgresServer, *statements: str) -> list[object]:
         for statement in statements:
             cursor = connection.execute(statement.encode())
         return [] if cursor.description is None else list(cursor.fetchone() or ())
-
-
-def until(server: PostgresServer, condition: str) -> None:
-    """Wait for something in the server that has no event."""
-    poll(lambda: execute(server, f"SELECT {condition}") == [True])
 
 
 def archiving(folder: Path) -> PostgresServer:
@@ -59,7 +54,8 @@ def archiving(folder: Path) -> PostgresServer:
 def recover(server: PostgresServer, base: Path, moment: object) -> PostgresServer:
     """Put a base backup in the place of a server that has lost data, and recover it to a moment."""
     [segment] = execute(server, "SELECT pg_walfile_name(pg_switch_wal())")
-    until(server, f"last_archived_wal >= '{segment}' FROM pg_stat_archiver")
+    archived = f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver"
+    until(lambda: execute(server, archived) == [True])
     data = server.pgdata
     server.cleanup()
     data.rename(data.with_name("lost"))
@@ -75,7 +71,7 @@ def recover(server: PostgresServer, base: Path, moment: object) -> PostgresServe
             os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
     base.rename(data)
     recovered = postgresql.serve(data)
-    until(recovered, "NOT pg_is_in_recovery()")
+    until(lambda: execute(recovered, "SELECT NOT pg_is_in_recovery()") == [True])
     return recovered
 
 
@@ -88,11 +84,10 @@ def ask(database: Database) -> Job:
 
 def when_sealed(database: Database, size: int) -> str:
     """Wait until the log has so many entries; return its checkpoint."""
-    note = poll(
-        lambda: proving.get_checkpoint(database),
-        lambda note: note is not None and note.split("\n")[1] == str(size),
-    )
-    assert note is not None
+    give_up = time.monotonic() + PATIENCE
+    while (note := proving.get_checkpoint(database)) is None or note.split("\n")[1] != str(size):
+        assert time.monotonic() < give_up, note
+        time.sleep(0.05)  # there is no event for an entry
     return note
 
 

@@ -22,6 +22,7 @@ import pytest
 from tests import servers
 from tests.acceptance.conftest import Service, running
 from tests.conftest import new_database
+from tests.joining import join
 from tests.servers import PATIENCE, Process
 
 CLIENTS = 4
@@ -135,7 +136,7 @@ def test_every_accepted_job_ends_once_with_all_stages(
         thread.start()
     storm.rage(size.kills, size.pause)
     for thread in clients:
-        thread.join()
+        join(thread)
     service.web.wait_for("listening")
     ends = Counter(str(service.wait(ids[key])["status"]) for key in keys)
     assert len(set(ids.values())) == size.jobs, "one job for each key"

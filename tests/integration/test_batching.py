@@ -40,6 +40,7 @@ from tests.integration.batches import (
     same,
     together,
 )
+from tests.joining import join
 from worker.engine import probe
 from worker.engine.attention import row_metadata
 from worker.engine.batching.engine import BatchingEngine
@@ -95,7 +96,7 @@ def test_greedy_texts_match_the_reference_engine(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert [i for i in range(PROMPTS) if not same(completions[i], expected[i])] == []
 
 

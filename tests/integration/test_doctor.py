@@ -35,7 +35,7 @@ from jobs.statements import log
 from jobs.tlog.note import Signer
 from jobs.use_cases import workers
 from tests.conftest import RUNTIME, WORKER, create_database, model_settings
-from tests.joining import join
+from tests.joining import shut_down
 from tests.receiver import Receiver, status
 from tests.servers import RedisServer, free_port
 from tests.vllm import VLLM
@@ -295,8 +295,7 @@ def test_the_web(given: Callable[..., Settings], database: Database) -> None:
             everywhere = given(**named, AUTH="off", HOST="0.0.0.0")  # noqa: S104 (nothing is bound)
             assert "HELIXQ_AUTH is off" in only("web", everywhere)
         finally:
-            server.shutdown()
-            join(thread)
+            shut_down(server, thread)
     assert "no web answers" in only("web", given(**named))
 
 
@@ -313,8 +312,7 @@ def test_the_metrics(given: Callable[..., Settings]) -> None:
             away = {"PORT": str(free_port())}
             assert "another program answers" in only("metrics", given(**away, METRICS_PORT=port))
         finally:
-            server.shutdown()
-            join(thread)
+            shut_down(server, thread)
     worker = given(**away, METRICS_PORT=str(free_port()))
     assert found("metrics", worker) == [], "the port is free"
     serving = MetricsServer(worker)

@@ -22,6 +22,7 @@ from transformers import (
 from jobs import pipeline
 from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling
 from tests.conftest import start_engine
+from tests.joining import join
 from worker.engine.interface import ContextExceededError, EngineError, FinishReason, Request
 from worker.engine.reference import ReferenceEngine
 from worker.engine.tokenization.detokenizer import Detokenizer
@@ -210,7 +211,7 @@ def test_many_threads_may_submit(engine: ReferenceEngine) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert len({texts[seed] for seed in range(0, 8, 2)}) == 1
     assert len({texts[seed] for seed in range(1, 8, 2)}) == 1
 

@@ -14,6 +14,7 @@ from jobs.pipeline import Role
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
 from tests.integration.checkpoints import settings_for
+from tests.servers import PATIENCE
 from worker import local_engine
 from worker.checkpoints import digests, loading
 from worker.checkpoints.digests import Digests
@@ -62,7 +63,7 @@ def test_invalid_weights_are_reported_before_hashing_ends(
     copy: Path, configured: Settings, part: str, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def endless(self: Digests, _: Path) -> str:
-        self._stopping.wait()
+        assert self._stopping.wait(PATIENCE)
         raise CancelledError
 
     monkeypatch.setattr(Digests, "_sha256", endless)

@@ -23,6 +23,7 @@ from jobs.use_cases.stages import Claim
 from jobs.use_cases.submission import JobRequest, NewJob
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
+from tests.servers import PATIENCE
 
 
 def test_a_job_goes_through_its_three_stages(database: Database) -> None:
@@ -65,7 +66,7 @@ def test_an_answer_cut_at_its_limit_is_incomplete(database: Database) -> None:
 
 def test_concurrent_claims_give_one_lease(database: Database) -> None:
     job = submit(database)
-    start = threading.Barrier(8)
+    start = threading.Barrier(8, timeout=PATIENCE)
 
     def try_to_claim(_: int) -> Claim | None:
         start.wait()

@@ -34,8 +34,9 @@ from jobs.timing import HEARTBEAT_INTERVAL, LEASE
 from jobs.use_cases import cancellation, clock, outbox, sealing, stages, workers
 from tests.conftest import RUNTIME, WORKER, create_database
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
-from tests.polling import poll
-from tests.servers import RedisServer
+from tests.joining import join
+from tests.polling import until
+from tests.servers import PATIENCE, RedisServer
 
 #: More than a sweep takes in one transaction.
 JOBS = 120
@@ -95,7 +96,7 @@ def test_concurrent_sweeps_publish_a_job_once(
     url = database.engine.url.render_as_string(hide_password=False)
     databases = [Database(url) for _ in range(SWEEPS)]
     processes = [make_sweeper(own, progress, redis_server) for own in databases]
-    start = threading.Barrier(SWEEPS)
+    start = threading.Barrier(SWEEPS, timeout=PATIENCE)
 
     def sweep(process: Sweeper) -> None:
         start.wait()
@@ -105,7 +106,7 @@ def test_concurrent_sweeps_publish_a_job_once(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     processes[0].sweep()  # one more sweep after all of them
     assert Counter(messages(broker)) == {(job.id, 0): 1 for job in jobs}
     for own in databases:
@@ -219,11 +220,11 @@ def test_a_duty_that_waits_for_a_lock_delays_no_sweep(
     with console.write() as connection:
         log.lock(connection)
         maintenance.start()
-        poll(lambda: database.query(lambda own: own.scalar(LOCK_WAITS)))
+        until(lambda: database.query(lambda own: own.scalar(LOCK_WAITS)))
         sweeper.start()
-        poll(lambda: messages(broker) == [(lost.id, 0)])
+        until(lambda: messages(broker) == [(lost.id, 0)])
         assert sealing.any_pending(database)
-    poll(lambda: not sealing.any_pending(database))
+    until(lambda: not sealing.any_pending(database))
     for thread in (sweeper, maintenance):
         thread.stop()
     console.close()

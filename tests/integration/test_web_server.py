@@ -26,7 +26,7 @@ from jobs.use_cases import exporting, keys
 from tests.conftest import give_schema
 from tests.integration.rows import submit
 from tests.joining import join
-from tests.polling import poll
+from tests.polling import until
 from tests.servers import PATIENCE, RedisServer, free_port
 from web import create_app, server_requests
 from web import server as web_server
@@ -237,7 +237,7 @@ def test_idle_connections_are_closed(
         socket.create_connection(place, PATIENCE) as waits,
     ):
         waits.sendall(ask)
-        poll(lambda: free_slots(services) == MAX_WAITING - 1)
+        until(lambda: free_slots(services) == MAX_WAITING - 1)
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(1 << 16).startswith(b"HTTP/1.1 200")
         # Not before: a busy machine may take longer for a request to arrive.
@@ -293,7 +293,7 @@ def test_only_some_uploads_may_go_on_at_once(
 ) -> None:
     monkeypatch.setattr(server_requests, "MAX_UPLOADS", 1)
     with running(environ) as (place, _, server), begin_upload(place, 100):
-        poll(lambda: len(server.adj.uploads.requests) == 1)
+        until(lambda: len(server.adj.uploads.requests) == 1)
         with begin_upload(place, 100) as refused:
             reply = read_all(refused)
         assert reply.startswith(b"HTTP/1.1 503")
@@ -418,7 +418,7 @@ def test_a_slow_reader_of_an_export_holds_no_connection(
     monkeypatch.setattr(exports, "rows", noted)
     with export_begun(place) as reply:
         while True:
-            poll(lambda: is_waiting(server))
+            until(lambda: is_waiting(server))
             before, held = len(made), pool.checkedout()
             # Else it went on meanwhile: the system has buffers, too.
             if is_waiting(server) and len(made) == before:
@@ -434,8 +434,8 @@ def test_a_reader_of_an_export_that_leaves_frees_its_thread(
     place, services, _ = exporting_server
     free = free_slots(services)
     with export_begun(place):
-        poll(lambda: free_slots(services) == free - 1)
-    poll(lambda: free_slots(services) == free)
+        until(lambda: free_slots(services) == free - 1)
+    until(lambda: free_slots(services) == free)
 
 
 def test_an_export_that_breaks_off_is_an_error_to_its_reader(

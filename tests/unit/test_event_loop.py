@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.joining import join
 from web import event_loop
 from web.event_loop import EventLoop
 
@@ -111,7 +112,7 @@ def test_a_thread_has_the_loop_ask_a_connection(connections: Connections) -> Non
     connection.reads = connection.writes = True
     thread = threading.Thread(target=connections.loop.ask_now, args=(descriptor,))
     thread.start()
-    thread.join()
+    join(thread)
     assert connections.wakes.recv(10) == b"x"
     connections.loop.ask_now(descriptor)
     connections.wakes.setblocking(False)

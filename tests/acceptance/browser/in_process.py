@@ -12,7 +12,7 @@ from werkzeug.serving import make_server
 from jobs.database import Database
 from tests import application
 from tests.conftest import give_schema
-from tests.joining import join
+from tests.joining import shut_down
 from web.services import Services
 
 
@@ -38,9 +38,7 @@ def served(folder: Path, auth: str) -> Iterator[tuple[str, Database]]:
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", services.database
     services.waiter.stopping = lambda: True
-    server.shutdown()
-    join(thread)
-    server.server_close()
+    shut_down(server, thread)
     services.keys.close()
     services.database.close()
     services.progress.close()

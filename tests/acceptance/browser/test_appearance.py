@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -19,6 +18,7 @@ from jobs.use_cases.submission import NewJob
 from tests.acceptance.browser.page import faint, opened, settled, status, stay, stayed, text
 from tests.acceptance.browser.pdf import text_of
 from tests.acceptance.conftest import Service
+from tests.polling import until
 
 pytestmark = pytest.mark.browser
 
@@ -80,8 +80,12 @@ def answered(service: Service, question: str, texts: list[str]) -> str:
 def counted(service: Service) -> str:
     """Wait until the statistics have all jobs; return the digests of an adapter and of the model that ran them."""
     with service.http() as http:
-        while not (found := http.get("/api/stats?by=model").json())["current"]:
-            time.sleep(0.2)  # nothing tells when a job is counted
+
+        def current() -> Any:
+            stats = http.get("/api/stats?by=model").json()
+            return stats if stats["current"] else None
+
+        found = until(current)
     [model] = [group["key"] for group in found["groups"] if group["key"]["model"]]
     return f"{model['adapters']['actor']['digest']},{model['model']}"
 

@@ -17,7 +17,7 @@ from jobs.database import Database
 from jobs.models import Job
 from tests.conftest import new_database
 from tests.integration.web.client import Client, register_worker, services_of, serving
-from tests.joining import join
+from tests.joining import shut_down
 from tests.servers import RedisServer
 
 
@@ -70,9 +70,7 @@ def address(web: Client) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    join(thread)
-    server.server_close()
+    shut_down(server, thread)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.integration.web.client import Client as WebClient
 from tests.integration.web.client import ask, services_of
 from tests.integration.web.exports import lines
 from tests.integration.web.with_keys import browser, code, new_key, program
-from tests.joining import join
+from tests.joining import shut_down
 from tests.servers import RedisServer
 from web import key_cache, serve
 
@@ -170,9 +170,7 @@ def test_clients_send_their_keys(app: Any) -> None:
         pytest.raises(ExpectedError, match=r"^No API key was given\. Set HELIXQ_API_KEY to a key"),
     ):
         ours.submit({"input": "Why?"})
-    server.shutdown()
-    join(thread)
-    server.server_close()
+    shut_down(server, thread)
 
 
 def test_a_start_without_keys_says_how_to_make_one(

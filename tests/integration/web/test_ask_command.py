@@ -28,7 +28,7 @@ from jobs.progress import Progress, TextDeltas
 from jobs.use_cases import queries, stages, workers
 from tests.conftest import WORKER
 from tests.integration.web.client import OUTPUT, register_worker, services_of, serving
-from tests.joining import join
+from tests.joining import join, shut_down
 from tests.proxy import Proxy
 from tests.servers import PATIENCE, PROGRAM, RedisServer
 from tests.terminal import CTRL_C, CTRL_D, ENTER, LEFT, PASTE_BEGINS, PASTE_ENDS, Terminal
@@ -104,9 +104,7 @@ def running(
         yield server
         server.stop()
         proxy.close()
-        listening.shutdown()
-        join(thread)
-        listening.server_close()
+        shut_down(listening, thread)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from jobs.use_cases import cancellation, queries, requests, stages, workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
 from tests.integration.web.client import Client, ask, finish, services_of, serving
-from tests.servers import RedisServer
+from tests.servers import PATIENCE, RedisServer
 from web.v1 import routes
 from web.waiting import MAX_WAITING
 
@@ -135,7 +135,7 @@ def test_of_two_requests_at_once_with_the_same_key_one_is_done(
     web: Client, database: Database
 ) -> None:
     made = {"url": "https://example.com/", "name": "a", "event_types": ["response.failed"]}
-    begin = threading.Barrier(4)
+    begin = threading.Barrier(4, timeout=PATIENCE)
 
     def create(number: int) -> Any:
         client = web.application.test_client()

@@ -30,7 +30,7 @@ from jobs.use_cases.stages import Claim, Output
 from tests import application
 from tests.conftest import RUNTIME, WORKER, give_schema
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
-from tests.joining import join
+from tests.joining import shut_down
 from tests.servers import PATIENCE, RedisServer
 from web.services import Services
 from web.v1 import feeds, sse
@@ -82,9 +82,7 @@ def serving(database: str, redis: str) -> Iterator[Web]:
         yield web
     finally:
         web.services.waiter.stopping = lambda: True
-        server.shutdown()
-        join(thread)
-        server.server_close()
+        shut_down(server, thread)
         web.database.close()
         web.services.progress.close()
 

@@ -13,6 +13,7 @@ from flask import Response
 
 from jobs import logs
 from tests.integration.web.client import Client
+from web import MAX_BODY
 
 QUESTION = json.dumps({"input": "Why?", "background": True}).encode()
 JSON = {"Content-Type": "application/json"}
@@ -85,7 +86,8 @@ def test_a_body_may_be_gzipped(web: Client) -> None:
     for body in (QUESTION, b"", gzip.compress(QUESTION)[:-1], gzip.compress(QUESTION) + b"x"):
         assert post(body, "gzip") == (400, "invalid_encoding")
     # What unpacks to more than the limit is refused like what is sent larger.
-    assert post(gzip.compress(b" " * (1 << 30), 9), "gzip") == (413, "request_too_large")
+    assert post(gzip.compress(b" " * MAX_BODY), "gzip") == (400, "invalid_json")
+    assert post(gzip.compress(b" " * (MAX_BODY + 1)), "gzip") == (413, "request_too_large")
 
 
 def test_an_unsupported_type_or_encoding_says_what_is_supported(web: Client) -> None:

@@ -21,7 +21,7 @@ from jobs.webhook_delivery import WebhookSending
 from tests.conftest import WORKER
 from tests.integration.rows import submit
 from tests.integration.web.client import Client, ask, finish, services_of, serving
-from tests.joining import join
+from tests.joining import shut_down
 from tests.receiver import Receiver, status
 from tests.servers import PATIENCE, RedisServer
 
@@ -40,9 +40,7 @@ def served(app: Flask) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.port}"
     finally:
-        server.shutdown()
-        join(thread)
-        server.server_close()
+        shut_down(server, thread)
 
 
 @pytest.fixture

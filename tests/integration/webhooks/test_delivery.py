@@ -35,7 +35,7 @@ from tests.integration.webhooks.conftest import (
     wait_for,
 )
 from tests.receiver import Receiver, status
-from tests.servers import PROGRAM, RedisServer, forked
+from tests.servers import PATIENCE, PROGRAM, RedisServer, forked
 
 URL = "http://127.0.0.1:9999/"
 
@@ -204,7 +204,7 @@ def test_a_slow_receiver_holds_nobody_up(
     released = threading.Event()
 
     def hold(handler: BaseHTTPRequestHandler) -> None:
-        released.wait()
+        assert released.wait(PATIENCE)
         status(204)(handler)
 
     slow = Receiver()
@@ -447,7 +447,7 @@ def test_a_process_that_stops_gives_back_what_it_could_not_send(
     released = threading.Event()
 
     def hold(_: BaseHTTPRequestHandler) -> None:
-        released.wait()
+        assert released.wait(PATIENCE)
 
     receiver.reply = hold
     end_job(database)

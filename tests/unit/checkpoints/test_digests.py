@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import PATIENCE
 from worker.checkpoints.digests import Digests, digest
 
 
@@ -117,7 +118,7 @@ def test_waiting_for_an_abandoned_digest_raises(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def endless(self: Digests, _: Path) -> str:
-        self._stopping.wait()
+        assert self._stopping.wait(PATIENCE)
         raise CancelledError
 
     monkeypatch.setattr(Digests, "_sha256", endless)

@@ -8,6 +8,7 @@ import threading
 from contextlib import ExitStack
 
 from cli.bench import load
+from tests.joining import join
 
 CONNECTIONS = 4
 MAXIMUM = CONNECTIONS - 1
@@ -36,7 +37,7 @@ def test_no_more_requests_are_sent_than_the_maximum() -> None:
             seconds=60,
             maximum=MAXIMUM,
         )
-        server.join()
+        join(server)
     assert len(done.delays) == MAXIMUM
 
 
@@ -55,6 +56,6 @@ def test_the_first_reply_is_waited_for() -> None:
         requests = itertools.repeat(b"GET / HTTP/1.1\r\n\r\n")
         port = listener.getsockname()[1]
         done = load.run([port], requests, status=200, connections=1, seconds=0)
-        server.join()
+        join(server)
     assert len(done.delays) == 1
     assert done.quantile(0.5) > 0

@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from jobs import duties
 from jobs.duties import Duty, DutyThread, repeat
+from tests.servers import PATIENCE
 
 #: An interval in seconds that no test waits for.
 LONG = 3600.0
@@ -103,7 +104,7 @@ def test_stopping_the_thread_waits_for_the_running_duty() -> None:
 
     def slow() -> bool:
         started.set()
-        thread.stopped.wait()
+        assert thread.stopped.wait(PATIENCE)
         finished.set()
         return False
 

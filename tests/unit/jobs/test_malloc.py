@@ -17,7 +17,7 @@ from jobs.malloc import limit_arenas
 limit_arenas()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.open_memstream.restype = ctypes.c_void_p
-barrier = threading.Barrier(17)
+barrier = threading.Barrier(17, timeout=60)
 
 def allocate():
     libc.malloc(ctypes.c_size_t(5000))

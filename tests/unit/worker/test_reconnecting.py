@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.joining import join
+from tests.servers import PATIENCE
 from worker.reconnecting import retry
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ def test_stopping_ends_a_delay_at_once_and_raises_the_error() -> None:
         raise error
 
     def stop() -> None:
-        called.wait()
+        called.wait(PATIENCE)
         stopping.set()
 
     stopper = threading.Thread(target=stop)
@@ -85,7 +87,7 @@ def test_stopping_ends_a_delay_at_once_and_raises_the_error() -> None:
             max_delay=200,
             stopping=stopping,
         )
-    stopper.join()
+    join(stopper)
     assert raised.value is error
     assert time.monotonic() - start < 50
 
