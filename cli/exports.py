@@ -52,7 +52,7 @@ OTLP = "otlp"
     type=click.Choice([s.value for s in Shape]),
     default=Shape.HISTORY.value,
     show_default=True,
-    help="What a row is: everything about a job, a pair of texts, or a prompt and its completion.",
+    help="What a row is: everything about a job, a pair of texts, a prompt and its completion, or a review.",
 )
 @click.option(
     "--role",

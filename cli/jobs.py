@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,8 +33,10 @@ from jobs.tlog.salted import is_erased
 if TYPE_CHECKING:
     from jobs.settings import Settings
 
-#: Columns of a question in a list, at least.
-MIN_QUESTION = 20
+#: Columns of a question in a list, at least, and of an owner.
+MIN_QUESTION, OWNER = 20, 12
+#: The number of jobs at the beginning of a list of which several owners make it name owners.
+FIRST = 100
 #: How the text of a finished attempt ended, unless it ended by itself.
 ENDS = {"length": "truncated at its token limit", "stop_string": "ended at a stop string"}
 
@@ -43,7 +46,8 @@ ENDS = {"length": "truncated at its token limit", "stop_string": "ended at a sto
 @click.option(
     "--order",
     type=click.Choice([order.value for order in Order]),
-    help="By relevance, the default with -q, or by age: desc or asc.",
+    help="By relevance, the default with -q; by age: desc or asc; or of jobs that have ended, the most changed or those "
+    "of the longest duration first.",
 )
 @click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many jobs."
@@ -63,16 +67,17 @@ def list_(
     parameters = filter_parameters(**filters)
     columns = shutil.get_terminal_size((120, 24)).columns
     with Client(url or settings.url, settings.api_key) as client:
-        listed = False
-        for job in client.list_jobs(parameters, limit):
-            listed = True
+        jobs = client.list_jobs(parameters, limit)
+        some = list(islice(jobs, FIRST))
+        names_owners = len({job["owner"] for job in some}) > 1
+        for job in chain(some, jobs):
             if fields:
                 fields.print(job, lines=True)
                 continue
-            click.echo(_row(job, columns))
+            click.echo(_row(job, columns, names_owners=names_owners))
             if job["snippets"]:
                 click.echo(f"    {_snippet(job['snippets'][0])}")
-        if not listed and not fields:
+        if not some and not fields:
             click.echo("No job matches." if parameters else "There are no jobs.", err=True)
 
 
@@ -98,7 +103,16 @@ def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | N
     if fields:
         fields.print(history, page=page)
         return
-    for name in ("id", "status", "owner", "created_at", "started_at", "finished_at", "model"):
+    for name in (
+        "id",
+        "status",
+        "owner",
+        "key",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "model",
+    ):
         if history[name] is not None:
             say(f"{name.removesuffix('_at') + ':':<11}{history[name]}")
     for name, value in _facts(history):
@@ -252,7 +266,7 @@ def _comparison(history: dict[str, Any]) -> str:
     )
 
 
-def _row(job: dict[str, Any], columns: int) -> str:
+def _row(job: dict[str, Any], columns: int, *, names_owners: bool) -> str:
     """Return a job in a line of a list: where it is narrow, without duration and time; where it is narrower, in two."""
     created = dt.datetime.fromisoformat(job["created_at"])
     duration = "-"
@@ -263,6 +277,7 @@ def _row(job: dict[str, Any], columns: int) -> str:
     cells = [
         f"{job['id']:<37}",
         f"{job['status']:<11}",
+        *([f"{fitted(printable(job['owner']), OWNER):<{OWNER}}"] if names_owners else []),
         f"{created:%Y-%m-%d %H:%M}Z",
         f"{duration:>9}",
     ]
@@ -279,6 +294,10 @@ def _row(job: dict[str, Any], columns: int) -> str:
 
 def _facts(history: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what else is known of a job, with names."""
+    if attempts := history["attempts"]:
+        for role, adapter in attempts[-1]["worker"].get("adapters", {}).items():
+            said = (adapter.get("name"), adapter.get("digest"))
+            yield "adapter", f"{role} = {printable(', '.join(filter(None, said)))}"
     if metadata := history["metadata"]:
         pairs = (f"{name} = {value}" for name, value in metadata.items())
         yield "metadata", _text(metadata if is_erased(metadata) else "; ".join(pairs))

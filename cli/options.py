@@ -38,6 +38,7 @@ def job_filters(command: F) -> F:
                 metavar="NAME",
                 help="Only jobs of this owner; other owners' need the scope audit.",
             ),
+            click.option("--key", metavar="ID", help="Submitted by this API key: its id, key_…."),
             click.option(
                 "--rating",
                 type=click.Choice(["-1", "0", "1", "+1", "none"]),

@@ -19,6 +19,7 @@ from jobs import advice, background
 from jobs.database import Database
 from jobs.database_engine import create_engine
 from jobs.malloc import limit_arenas
+from jobs.program import exit_at_once
 from jobs.progress import Progress
 from jobs.queue import make_app
 from jobs.settings import DATA_DIR_MODE, Settings
@@ -143,10 +144,12 @@ def maintain(settings: Settings) -> None:
         log.info("stopping")
         deadline = time.monotonic() + STOP_TIMEOUT
         for thread in reversed(threads):
-            while not thread.stop(timeout=0.1) and signals.count < 2:
+            while not thread.stop(timeout=0.1):
+                if signals.count >= 2:
+                    exit_at_once()
                 if time.monotonic() > deadline:
                     log.warning("a duty takes too long; its transaction is rolled back")
-                    return
+                    exit_at_once()
 
 
 def migrate(settings: Settings, target: str) -> str | None:

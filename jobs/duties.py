@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 
 #: The maximum number of seconds before a duty that failed is called again.
 RETRY_INTERVAL = 1.0
+#: Seconds between two warnings of a thread that the database does not respond: each of its duties notices it every
+#: second.
+WARNING_INTERVAL = 10.0
 #: The share of its interval by which a duty of several processes may come sooner, so that their calls spread out.
 JITTER = 0.2
 
@@ -88,6 +91,7 @@ def repeat(
         jitter: the share of its interval by which a call may come sooner.
     """
     due = [0.0] * len(duties)
+    warned_at = float("-inf")
     while not stopped.wait(poll):
         for number, duty in enumerate(duties):
             if time.monotonic() < due[number]:
@@ -100,6 +104,8 @@ def repeat(
                 # Whatever it is, the loop must go on: leases and the outbox depend on it.
                 due[number] = time.monotonic() + min(duty.interval, RETRY_INTERVAL)
                 if transient.is_transient(error):
-                    log.warning("the database does not respond: %s", transient.reason(error))
+                    if time.monotonic() - warned_at >= WARNING_INTERVAL:
+                        warned_at = time.monotonic()
+                        log.warning("the database does not respond: %s", transient.reason(error))
                 else:
                     log.exception("a background duty failed")

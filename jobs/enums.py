@@ -98,6 +98,14 @@ class Order(StrEnum):
     NEWEST = "desc"
     OLDEST = "asc"
     RELEVANCE = "relevance"
+    #: The largest share of words that the regenerator changed first.
+    MOST_CHANGED = "changed"
+    #: The longest duration first.
+    LONGEST = "duration"
+
+    @property
+    def by_age(self) -> bool:
+        return self in (Order.NEWEST, Order.OLDEST)
 
 
 class Shape(StrEnum):
@@ -109,6 +117,8 @@ class Shape(StrEnum):
     PREFERENCE = "preference"
     #: A row for each stage.
     SFT = "sft"
+    #: A row for each review.
+    REVIEW = "review"
 
 
 class FileState(StrEnum):

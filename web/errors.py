@@ -7,6 +7,7 @@ a page.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -25,8 +26,11 @@ log = logging.getLogger(__name__)
 #: Seconds after which a client may retry what the service could not do.
 RETRY_AFTER = 5
 
-#: Endpoints of ``/v1``, as clients request them whose base URL lacks it.
-_ENDPOINTS = ("/responses/", "/chat/completions/", "/models/", "/files/", "/batches/")
+#: Endpoints of OpenAI's API, as clients request them whose base URL lacks ``/v1``, or that put another prefix there
+#: by themselves: ``/openai/v1/chat/completions``.
+_MISPLACED = re.compile(
+    r"/(?P<prefix>(?:.+?/)??)(?P<endpoint>chat/completions|completions|embeddings|responses|models|files|batches)(?:/.*)?"
+)
 
 
 class HTTPError(ProtocolError):
@@ -71,7 +75,7 @@ def error_response(error: ProtocolError) -> Response:
     title = HTTPStatus(status).phrase
     # With the slash, a path that equals a prefix starts with it, too.
     path = f"{request.path}/"
-    if path.startswith(("/v1/", *_ENDPOINTS)):
+    if path.startswith("/v1/"):
         response = jsonify(error=error.to_dict())
     elif path.startswith("/api/"):
         problem = {"type": "about:blank", "title": title, "status": status, "detail": error.message}
@@ -80,6 +84,8 @@ def error_response(error: ProtocolError) -> Response:
     elif path.startswith(("/log/", "/metrics/")):
         response = make_response(f"{error.message}\n")
         response.mimetype = "text/plain"
+    elif _MISPLACED.fullmatch(request.path):
+        response = jsonify(error=error.to_dict())
     else:
         if request_ctx.url_adapter is None:
             # Flask routes no request whose host cannot be a name, and the page has links.
@@ -121,11 +127,16 @@ def _hint(path: str) -> str:
     # Without the address: behind a proxy with TLS, the scheme is not known here.
     if path.startswith("/v1/v1/"):
         return " The client adds `/v1` by itself: its base URL should end without it."
-    if f"{path}/".startswith(_ENDPOINTS):
-        return " The base URL of clients ends with `/v1`."
     if path.rstrip("/") == "/v1/completions":
         return " Ask with `/v1/chat/completions` or `/v1/responses`."
-    return ""
+    misplaced = _MISPLACED.fullmatch(path)
+    if misplaced is None or path.startswith("/v1/"):
+        return ""
+    if not misplaced["prefix"]:
+        return " The base URL of clients ends with `/v1`."
+    if misplaced["endpoint"] in ("completions", "embeddings"):
+        return ""
+    return f" OpenAI's API is at `/v1/{misplaced['endpoint']}`."
 
 
 def _handle_http(error: HTTPException) -> Response:

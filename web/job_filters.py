@@ -21,6 +21,7 @@ METADATA = "metadata."
 #: The query parameters of `exported` besides ``metadata.KEY``: which jobs.
 FILTERS = (
     "adapter",
+    "key",
     "max_changed",
     "max_duration",
     "min_attempts",
@@ -69,7 +70,7 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) ->
     order = query.choice("order", default, tuple(Order))
     if order is Order.RELEVANCE and filters.query is None:
         raise InvalidRequestError(
-            "`order=relevance` needs a query: give `q`, or order by `desc` or `asc`.",
+            "`order=relevance` needs a query: give `q`, or another order.",
             code="invalid_value",
             param="order",
         )
@@ -94,6 +95,7 @@ def _filters() -> Filters:
         until=until,
         query=_parsed(text) if text else None,
         adapter=query.given("adapter"),
+        key=query.given("key"),
         model=model(),
         worker=query.given("worker"),
         metadata={

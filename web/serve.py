@@ -7,6 +7,7 @@ import logging
 import time
 
 from jobs import web_address
+from jobs.program import exit_at_once
 from jobs.settings import Settings
 from jobs.stop_signals import STOP_SIGNALS, StopSignals
 from web import create_app, tracing
@@ -52,3 +53,5 @@ def serve(settings: Settings) -> None:
         while server.busy and signals.count < 2 and time.monotonic() < deadline:
             server.run_once(MAX_TURN / 10)
     tracing.close(app)
+    if server.busy:
+        exit_at_once()

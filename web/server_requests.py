@@ -40,9 +40,10 @@ class RequestTask(WSGITask):  # type: ignore[misc]  # waitress has no types
         except (ClientDisconnected, OSError):
             raise
         except Exception as error:
-            if self.wrote_header:
-                raise
             reason = translated(error)
+            if self.wrote_header:
+                # The reply breaks off, so that nobody takes it for a whole one. Waitress would log a traceback.
+                raise ClientDisconnected from error
             self.request.error = RefusedError(reason)
             self.close_on_finish = True
             refusal = RefusalTask(self.channel, self.request)

@@ -99,4 +99,4 @@ def _stop_on_signal(runner: StageRunner, signals: StopSignals) -> None:
     time.sleep(STOP_TIMEOUT)
     log.critical("exiting: the stop takes too long; stages that are left will run again")
     logging.shutdown()
-    os._exit(os.EX_SOFTWARE)
+    os._exit(own_stop.status_after(0) or os.EX_SOFTWARE)

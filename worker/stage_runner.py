@@ -106,7 +106,16 @@ class StageRunner:
             Ignore: ends the chain: the stage cannot be claimed, or the next one must not follow.
         """
         with logs.bound(job_id=job_id, stage=stage_index):
-            self._run(job_id, stage_index)
+            try:
+                self._run(job_id, stage_index)
+            except Exception as error:
+                if not transient.is_transient(error):
+                    raise
+                # This worker is stopping, and does not wait for the database. Nobody has claimed the stage, or the
+                # lease of a claim whose reply was lost expires: a sweep publishes it again.
+                reason = transient.reason(error)
+                log.warning("%s: stage %d is left to a sweep: %s", job_id, stage_index, reason)
+                raise Ignore("the worker is stopping") from error
 
     def _run(self, job_id: str, stage_index: int) -> None:
         exclusive, tries = False, 0

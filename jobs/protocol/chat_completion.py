@@ -175,7 +175,6 @@ def _common(of: dict[str, Any], kind: str) -> dict[str, Any]:
         "created": of["created_at"],
         "model": of["model"],
         "service_tier": "default",
-        "system_fingerprint": None,
     }
 
 

@@ -1,7 +1,8 @@
 """Shapes of an export: what its rows have, and which rows a job gives.
 
 `history` is lossless: a row has everything of a job, and the proof of its entry in the log. `preference` and
-`sft` are what trainers read: pairs of texts of which one is better, and prompts with the texts that follow.
+`sft` are what trainers read: pairs of texts of which one is better, and prompts with the texts that follow. `review` is
+for people with a spreadsheet: a row for each verdict.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from jobs import models
 from jobs.enums import Shape
 from jobs.formats.columns import Kind
 from jobs.models import Attempt, Job, Status
@@ -109,6 +111,18 @@ COLUMNS = MappingProxyType(
             **_REVIEW,
             **_JOB,
         },
+        Shape.REVIEW: {
+            "reviewer": Kind.TEXT,
+            "reviewed_at": Kind.TEXT,
+            **_REVIEW,
+            "question": Kind.TEXT,
+            "answer": Kind.TEXT,
+            "owner": Kind.TEXT,
+            **_JOB,
+            "number": Kind.INTEGER,
+            "review_id": Kind.TEXT,
+            "key": Kind.TEXT,
+        },
     }
 )
 
@@ -118,7 +132,7 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a job, with the columns of `COLUMNS` in their order.
 
-    A history says which texts were erased. In the other shapes, examples that have one are left out.
+    A history says which texts were erased. A review has None in their place. Examples that have one are left out.
 
     Args:
         shape: of the rows.
@@ -139,6 +153,8 @@ def rows(
     elif shape is Shape.PREFERENCE:
         if (pair := _preference(job)) is not None:
             yield pair
+    elif shape is Shape.REVIEW:
+        yield from (_verdict(job, review) for review in job.reviews)
     else:
         for attempt in job.finished:
             if attempt.role in roles and _is_whole(job, attempt) and _is_kept(job, attempt):
@@ -212,6 +228,31 @@ def _sft(job: Job, attempt: Attempt) -> dict[str, Any]:
         "role": attempt.role.value,
         "round": attempt.round,
         **_with_review(job, review_of(job)),
+    }
+
+
+def _verdict(job: Job, review: models.Review) -> dict[str, Any]:
+    erased = job.erased or {}
+
+    def text(name: str) -> Any:
+        return None if f"/reviews/{review.number}/{name}" in erased else getattr(review, name)
+
+    finals = [each for each in job.finished if each.role is Role.REGENERATOR]
+    return {
+        "reviewer": text("reviewer"),
+        "reviewed_at": rfc3339(review.created_at),
+        "critique_rating": review.critique,
+        "regeneration_rating": review.regeneration,
+        "corrected_answer": text("corrected_answer"),
+        "tags": text("tags") or None,
+        "note": text("note"),
+        "question": None if "/question" in erased else job.question,
+        "answer": finals[-1].output if finals and _is_kept(job, finals[-1], "output") else None,
+        "owner": job.owner,
+        **_job(job),
+        "number": review.number,
+        "review_id": review.id,
+        "key": review.key_id,
     }
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
 
-from jobs.search.query import Any, Node, Term
+from jobs.search.query import Node, Term
 
 #: Ratings as parts of terms.
 _RATINGS = {None: "none", -1: "worse", 0: "same", 1: "better"}
@@ -49,11 +48,11 @@ def share_term(share: float) -> str:
     return f"_changed_{_share_bucket(share)}"
 
 
-def share_between(least: float | None, most: float | None) -> Node:
-    """Return the query for changed shares from one on and up to another."""
+def share_terms(least: float | None, most: float | None) -> list[Term]:
+    """Return the terms of changed shares from one on and up to another, in the order of the shares."""
     first = 0 if least is None else _share_bucket(least)
     last = SHARES if most is None else _share_bucket(most)
-    return _any_of(f"_changed_{bucket}" for bucket in range(first, last + 1))
+    return [Term(f"_changed_{bucket}") for bucket in range(first, last + 1)]
 
 
 def duration_term(seconds: float) -> str:
@@ -61,15 +60,11 @@ def duration_term(seconds: float) -> str:
     return f"_duration_{_duration_bucket(seconds)}"
 
 
-def duration_between(least: float | None, most: float | None) -> Node:
-    """Return the query for durations in seconds from one on and up to another."""
+def duration_terms(least: float | None, most: float | None) -> list[Term]:
+    """Return the terms of durations in seconds from one on and up to another, in the order of the durations."""
     first = 0 if least is None else _duration_bucket(least)
     last = LONGEST - SHORTEST if most is None else _duration_bucket(most)
-    return _any_of(f"_duration_{bucket}" for bucket in range(first, last + 1))
-
-
-def _any_of(terms: Iterable[str]) -> Node:
-    return Any(tuple(map(Term, terms)))
+    return [Term(f"_duration_{bucket}") for bucket in range(first, last + 1)]
 
 
 def _share_bucket(share: float) -> int:

@@ -29,6 +29,13 @@ class Wanted:
     #: Ranges of numbers. The index only has buckets of them, so that the numbers are compared as well.
     bounds: Sequence[Bounds] = ()
 
+    def narrowed(self, terms: Sequence[Term]) -> Wanted:
+        """Return the query for those of its documents that have any of some terms; for all of them without terms."""
+        if not terms:
+            return self
+        of = self.node.of if isinstance(self.node, All) else (self.node,)
+        return Wanted(All((*of, Any(tuple(terms)))), self.bounds)
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -41,6 +48,8 @@ class Filters:
     query: Node | None = None
     #: Name, end of the name, or digest of an adapter that a worker of the job served.
     adapter: str | None = None
+    #: The id of the API key that submitted the job.
+    key: str | None = None
     #: As in `Job.model`.
     model: str | None = None
     #: Id or host of a worker that ran a stage.
@@ -60,7 +69,7 @@ class Filters:
     @property
     def need_index(self) -> bool:
         """Whether the table of jobs has no index for them."""
-        return bool(self.metadata) or self.need_ended
+        return bool(self.metadata) or self.key is not None or self.need_ended
 
     @property
     def need_ended(self) -> bool:
@@ -104,7 +113,7 @@ class Filters:
             parts.append(Any(tuple(terms)))
         if self.adapter is not None:
             parts.append(Any(tuple(Term(facets.term("adapter", name)) for name in adapters)))
-        for name in ("model", "worker"):
+        for name in ("key", "model", "worker"):
             value = getattr(self, name)
             if value is not None:
                 parts.append(Term(facets.term(name, value)))
@@ -117,11 +126,11 @@ class Filters:
                 bounds.append(Bounds("attempts", self.min_attempts, None))
         changed = Bounds("changed", self.min_changed, self.max_changed)
         duration = Bounds("duration", self.min_duration, self.max_duration)
-        for within, between in (
-            (changed, facets.share_between),
-            (duration, facets.duration_between),
+        for within, terms_of in (
+            (changed, facets.share_terms),
+            (duration, facets.duration_terms),
         ):
             if within.least is not None or within.most is not None:
-                parts.append(between(within.least, within.most))
+                parts.append(Any(tuple(terms_of(within.least, within.most))))
                 bounds.append(within)
         return Wanted(All(tuple(parts)), bounds)

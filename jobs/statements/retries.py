@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.models import Job, Status
+from jobs.statements.owners import is_owned
 
 _LOCKED = (
     Job.id,
@@ -29,14 +30,21 @@ _LOCKED = (
 )
 
 
-def lock(connection: sa.Connection, job_id: str) -> sa.Row[*tuple[Any, ...]] | None:
+def lock(
+    connection: sa.Connection, owner: str | None, job_id: str
+) -> sa.Row[*tuple[Any, ...]] | None:
     """Lock a job until the transaction ends; return what a retry depends on, and the time (``now``).
 
+    Args:
+        connection: of the transaction.
+        owner: of the job; None for any.
+        job_id: of the job.
+
     Returns:
-        None if there is no such job.
+        None if the owner has no such job.
     """
-    query = sa.select(*_LOCKED).where(Job.id == job_id).with_for_update()
-    return connection.execute(query).one_or_none()
+    query = sa.select(*_LOCKED).where(Job.id == job_id, is_owned(Job.owner, owner))
+    return connection.execute(query.with_for_update()).one_or_none()
 
 
 def let_go_on(

@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any as AnyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import sqlalchemy as sa
 
@@ -68,6 +68,8 @@ class Found:
     ids: list[int] = field(default_factory=list)
     #: The id up to which it searched, if it gave up; None if it found enough, or searched all.
     stopped_at: int | None = None
+    #: What is left of the effort.
+    effort: int = MAX_EFFORT
 
 
 def find(
@@ -94,7 +96,7 @@ def find(
         effort: the maximum number of documents to compare in vain.
     """
     search = _Search(connection, wanted, newest_first)
-    found = Found()
+    found = Found(effort=effort)
     level, first, end = search.begin(first, end, limit)
     while first < end:
         ordered = search.is_ordered or level == 0
@@ -113,16 +115,16 @@ def find(
             if len(found.ids) >= limit:
                 del found.ids[limit:]
                 return found
-            effort -= len(compared.ids) - len(compared.matching)
+            found.effort -= len(compared.ids) - len(compared.matching)
             last = compared.ids[-1]
-            if effort <= 0 and last != ids[-1]:
+            if found.effort <= 0 and last != ids[-1]:
                 found.stopped_at = last if newest_first else last + 1
                 return found
         if newest_first:
             end = low
         else:
             first = high
-        if effort <= 0 and first < end:
+        if found.effort <= 0 and first < end:
             found.stopped_at = end if newest_first else first
             return found
         rate = len(ids) / (high - low)
@@ -336,3 +338,12 @@ def words_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, str]:
     """Return the words of documents, by their ids."""
     query = sa.select(_documents.c.id, _documents.c.words).where(_is_any(connection, ids))
     return {row.id: row.words for row in connection.execute(query)}
+
+
+def numbers_of(
+    connection: sa.Connection, ids: Collection[int], column: Literal["changed", "duration"]
+) -> dict[int, float]:
+    """Return a number of documents, by their ids. Those that lack it are left out."""
+    number = _documents.c[column]
+    query = sa.select(_documents.c.id, number).where(_is_any(connection, ids), number.is_not(None))
+    return {row[0]: row[1] for row in connection.execute(query)}

@@ -106,6 +106,7 @@ def document(job: Job) -> NewDocument:
         EVERY,
         facets.term("owner", job.owner),
         facets.term("status", job.status.value),
+        *([facets.term("key", job.key_id)] if job.key_id else []),
         *([facets.term("model", job.model)] if job.model else []),
         *(facets.term("worker", name) for w in workers.values() for name in (w.id, w.host)),
         *(facets.term("adapter", value) for adapter in adapters for value in adapter if value),

@@ -50,8 +50,8 @@ def retry(
 
 
 def _let_go_on(connection: sa.Connection, owner: str | None, job_id: str) -> None:
-    job = retries.lock(connection, job_id)
-    if job is None or owner not in (None, job.owner):
+    job = retries.lock(connection, owner, job_id)
+    if job is None:
         raise JobNotFoundError(job_id)
     if reason := _obstacle(job):
         raise NotRetriableError(job_id, reason)

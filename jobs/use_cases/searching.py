@@ -83,10 +83,10 @@ def list_jobs(
     if not any_meant or filters.contradict:
         return Page([], None)
     request = SearchRequest(whose, filters, limit, after, order, effort)
-    if not filters.need_index:
+    if order.by_age and not filters.need_index:
         return _list(database, request)
     _catch_up(database)
-    found = (search_by_rank if order is Order.RELEVANCE else search_by_age)(database, request)
+    found = (search_by_age if order.by_age else search_by_rank)(database, request)
     return Page(_load(database, request, found), found.next)
 
 

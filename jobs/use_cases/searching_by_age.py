@@ -1,6 +1,7 @@
 """Searching for jobs by age: those that the search index has, and those that have not ended, which it lacks.
 
-Open jobs are few, and metadata is the only filter of the index that they can meet, so they are compared one by one.
+Open jobs are few, and metadata and the API key are the only filters of the index that they can meet, so they are
+compared one by one.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ def _unfinished(connection: sa.Connection, request: SearchRequest, within: Range
     matching = {
         place: row.id
         for place, row in places
-        if place in within and filters.metadata.items() <= row.pairs.items()
+        if place in within
+        and filters.key in (None, row.key_id)
+        and filters.metadata.items() <= row.pairs.items()
     }
     return _Unfinished(matching, places[-1][0] if len(rows) == MAX_UNFINISHED else None)

@@ -1,19 +1,29 @@
-"""Searching for the jobs that match a query best.
+"""Searching for the jobs that come first by a rank: how well they match, how much was changed, how long they took.
 
-The newest `RANKED` matches are ranked, and come before all others; then the next ones.
+The newest `RANKED` matches are ranked, and come before all others; then the next ones. A number's buckets, which the
+index has, are ranked one after another.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import sqlalchemy as sa
 
 from jobs.database import Database
+from jobs.enums import Order
 from jobs.errors import CursorError
+from jobs.search import facets
+from jobs.search.filters import Wanted
+from jobs.search.query import Term
 from jobs.search.ranking import score
 from jobs.statements import search
 from jobs.statements.documents import LAST_ID
-from jobs.use_cases.search_request import FoundPage, Range, SearchRequest, wanted
+from jobs.use_cases import search_request
+from jobs.use_cases.search_request import FoundPage, Range, SearchRequest
 
 #: The number of matches that are ranked together, the newest first.
 RANKED = 200
@@ -23,68 +33,136 @@ RANKED = 200
 class _RankCursor:
     """Where a page of ranked documents begins, and the range that is ranked, so that jobs that end meanwhile move no others.
 
-    ``rank_FIRST_END_RANK_ID`` is the place after a document in the same ranking. ``rank_FIRST_END`` is the beginning
-    of the next one.
+    ``rank_GROUP_FIRST_END_RANK_ID`` is the place after a document in the same ranking. ``rank_GROUP_FIRST_END`` is the
+    beginning of the next one.
     """
 
+    #: The index of a group of `_groups`.
+    group: int
     first: int
     end: int
     #: Rank and id of the document, both negative, so that the best and newest come first.
-    last: tuple[int, int] | None
+    last: tuple[int, int] | None = None
 
     @classmethod
     def parse(cls, cursor: str) -> _RankCursor:
-        match = re.fullmatch(r"rank_(\d{1,19})_(\d{1,19})(?:_(\d{1,12})_(\d{1,19}))?", cursor)
-        if match is None or max(int(match[1]), int(match[2])) > LAST_ID:
+        pattern = r"rank_(\d{1,3})_(\d{1,19})_(\d{1,19})(?:_(\d{1,15})_(\d{1,19}))?"
+        match = re.fullmatch(pattern, cursor)
+        if match is None or max(int(match[2]), int(match[3])) > LAST_ID:
             raise CursorError(cursor)
-        last = None if match[3] is None else (-int(match[3]), -int(match[4]))
-        return cls(int(match[1]), int(match[2]), last)
+        last = None if match[4] is None else (-int(match[4]), -int(match[5]))
+        return cls(int(match[1]), int(match[2]), int(match[3]), last)
 
     def __str__(self) -> str:
-        cursor = f"rank_{self.first}_{self.end}"
+        cursor = f"rank_{self.group}_{self.first}_{self.end}"
         return cursor if self.last is None else f"{cursor}_{-self.last[0]}_{-self.last[1]}"
 
 
+def _groups(request: SearchRequest) -> Sequence[Term]:
+    """Return the terms of the groups of matches that are ranked by themselves, the best group first; none for one of all.
+
+    Those of a number are its buckets, which the index has.
+    """
+    filters = request.filters
+    match request.order:
+        case Order.MOST_CHANGED:
+            terms = facets.share_terms(filters.min_changed, filters.max_changed)
+        case Order.LONGEST:
+            terms = facets.duration_terms(filters.min_duration, filters.max_duration)
+        case _:
+            terms = []
+    return terms[::-1]
+
+
+def _ranks(connection: sa.Connection, request: SearchRequest, ids: Sequence[int]) -> dict[int, int]:
+    """Return the ranks of documents, the highest for the best."""
+    match request.order:
+        case Order.MOST_CHANGED:
+            shares = search.numbers_of(connection, ids, "changed")
+            return {i: round(share * 10**9) for i, share in shares.items()}
+        case Order.LONGEST:
+            durations = search.numbers_of(connection, ids, "duration")
+            return {i: round(seconds * 1000) for i, seconds in durations.items()}
+    query = request.filters.query
+    assert query is not None  # noqa: S101 (the web orders by relevance only with a query)
+    return {i: score(query, text) for i, text in search.words_of(connection, ids).items()}
+
+
+class _Ranked(NamedTuple):
+    """Some matches of a group, in order."""
+
+    ids: list[int]
+    #: Where the next ones of the group begin; None if there are none.
+    next: _RankCursor | None
+    #: What is left of the effort.
+    effort: int
+
+
 def search_by_rank(database: Database, request: SearchRequest) -> FoundPage:
-    """Return a page of jobs, those that match best first.
+    """Return a page of jobs, the best first, one group after another.
 
     Raises:
         CursorError: ``request.after`` is not what a page of such a list has.
     """
-    query = request.filters.query
-    assert query is not None  # noqa: S101 (the web orders by rank only with a query)
-    bounds = Range.of(request)
-    first, end, last = bounds.first, bounds.end, None
-    ranked, effort = RANKED, request.effort
+    bounds, groups = Range.of(request), _groups(request)
+    cursor = _RankCursor(0, bounds.first, bounds.end)
     if request.after is not None:
         cursor = _RankCursor.parse(request.after)
-        end, last = min(end, cursor.end), cursor.last
-        if last is not None:
-            first = max(first, cursor.first)
-            # Rank the same jobs again, and also those that ended since.
-            ranked, effort = 2 * RANKED, LAST_ID
+        if cursor.group >= max(1, len(groups)):
+            raise CursorError(request.after)
+    ids: list[int] = []
+    effort = request.effort
     with database.read() as connection:
-        found = search.find(
-            connection,
-            wanted(connection, request),
-            first=first,
-            end=end,
-            limit=ranked,
-            effort=effort,
-        )
-        words = search.words_of(connection, found.ids)
-    keys = sorted((-score(query, text), -i) for i, text in words.items())
+        wanted = search_request.wanted(connection, request)
+        while True:
+            some = replace(request, limit=request.limit - len(ids), effort=effort)
+            group = wanted.narrowed(groups[cursor.group : cursor.group + 1])
+            ranked = _rank_some(connection, some, group, cursor)
+            ids += ranked.ids
+            effort = ranked.effort
+            full = len(ids) == request.limit or effort <= 0
+            rest = groups[cursor.group + 1 :]
+            if ranked.next is not None:
+                cursor = ranked.next
+            elif rest and not (full and _is_empty(connection, wanted.narrowed(rest), bounds)):
+                cursor = _RankCursor(cursor.group + 1, bounds.first, bounds.end)
+            else:
+                return FoundPage(ids, None)
+            if full:
+                return FoundPage(ids, str(cursor))
+
+
+def _is_empty(connection: sa.Connection, wanted: Wanted, within: Range) -> bool:
+    """Return whether no document of a range matches. It may be unknown, and is then False."""
+    found = search.find(connection, wanted, first=within.first, end=within.end, limit=1)
+    return not found.ids and found.stopped_at is None
+
+
+def _rank_some(
+    connection: sa.Connection, request: SearchRequest, wanted: Wanted, cursor: _RankCursor
+) -> _Ranked:
+    """Rank matches of a group: the newest `RANKED` come before all others, then come the next ones."""
+    bounds = Range.of(request)
+    first, end = max(bounds.first, cursor.first), min(bounds.end, cursor.end)
+    ranked, effort = RANKED, request.effort
+    if cursor.last is not None:
+        # Rank the same jobs again, and also those that ended since.
+        ranked, effort = 2 * RANKED, LAST_ID
+    found = search.find(connection, wanted, first=first, end=end, limit=ranked, effort=effort)
+    keys = sorted((-rank, -i) for i, rank in _ranks(connection, request, found.ids).items())
     low = first
-    if last is None and len(found.ids) == RANKED:
-        low = found.ids[-1]
-    elif found.stopped_at is not None:
-        low = found.stopped_at
-    if last is not None:
-        keys = [key for key in keys if key > last]
+    if cursor.last is not None:
+        keys = [key for key in keys if key > cursor.last]
+    else:
+        request = replace(request, effort=found.effort)
+        if len(found.ids) == RANKED:
+            low = found.ids[-1]
+        elif found.stopped_at is not None:
+            low = found.stopped_at
     shown = keys[: request.limit]
     following = None
-    if len(keys) > request.limit:
-        following = _RankCursor(low, found.ids[0] + 1, shown[-1])
+    if len(keys) > len(shown):
+        following = _RankCursor(cursor.group, low, found.ids[0] + 1, shown[-1])
     elif low > bounds.first:
-        following = _RankCursor(bounds.first, low, None)
-    return FoundPage([-i for _, i in shown], None if following is None else str(following))
+        following = _RankCursor(cursor.group, bounds.first, low)
+    return _Ranked([-i for _, i in shown], following, request.effort)

@@ -30,7 +30,7 @@ from tests.conftest import WORKER
 from tests.integration.batch_service import CHAT, ENDED, RESPONSES, line, lines
 from tests.integration.web.client import finish
 from tests.joining import join
-from tests.polling import until
+from tests.polling import poll
 from tests.servers import PATIENCE, Process, RedisServer
 
 DOOMED = (sys.executable, "-m", "tests.acceptance.doomed")
@@ -51,12 +51,11 @@ def create(service: Service, content: str, endpoint: Any = RESPONSES) -> str:
 
 
 def wait(service: Service, batch_id: str, *statuses: str) -> Batch:
-    give_up = time.monotonic() + PATIENCE
     with service.openai() as client:
-        while (batch := client.batches.retrieve(batch_id)).status not in (statuses or ENDED):
-            assert time.monotonic() < give_up, batch
-            time.sleep(0.05)  # clients of batches poll
-    return batch
+        return poll(
+            lambda: client.batches.retrieve(batch_id),
+            lambda batch: batch.status in (statuses or ENDED),
+        )
 
 
 def completed(batch: Batch) -> int:
@@ -81,7 +80,7 @@ def test_a_batch_is_answered(service: Service, endpoint: str) -> None:
 
 def test_a_question_does_not_wait_for_a_batch(service: Service) -> None:
     batch_id = create(service, lines(400, **SHORT))
-    until(lambda: completed(wait(service, batch_id, "in_progress")))
+    poll(lambda: completed(wait(service, batch_id, "in_progress")))
     job_id = service.submit("What is 1 + 1?", **SHORT)
     accepted_at = dt.datetime.now(dt.UTC)
     service.wait(job_id)
@@ -183,7 +182,7 @@ def test_a_batch_outlives_the_processes_that_work_on_it(
                 answer(database, batch_id)
             return process.popen.poll() is not None
 
-        until(ended)
+        poll(ended)
         process.wait()
         assert "dying" in process.output
         with database.write() as connection:

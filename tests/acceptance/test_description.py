@@ -19,7 +19,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from tests import chromium
 from tests.clients.server import Server, serving
-from tests.polling import until
+from tests.polling import poll
 from tests.servers import forked
 
 #: Maximum seconds for all questions together, and for one reply.
@@ -116,7 +116,7 @@ def test_files_and_batches(server: Server, client: OpenAI) -> None:
             )
             assert reply.status_code == 200, reply.text
             if path == "/v1/batches/{batch_id}":
-                until(partial(has_ended, client, each))
+                poll(partial(has_ended, client, each))
                 case.call_and_validate(
                     timeout=REPLY, headers={"Authorization": f"Bearer {server.key}"}
                 )
@@ -158,7 +158,7 @@ def test_webhook_endpoints(server: Server, client: OpenAI) -> None:
         return only
 
     call("webhook_deliveries/{delivery_id}/redeliver", "POST", delivery_id=delivery()["id"])
-    until(lambda: delivery()["attempts"])
+    poll(lambda: delivery()["attempts"])
     call(one, "DELETE", endpoint_id=created)
 
 
@@ -168,7 +168,7 @@ def test_lists_and_replays(server: Server, client: OpenAI) -> None:
     done = client.responses.create(model="helixnet", input="Why?")
     case = api["/api/jobs/{job_id}/replay"]["POST"].Case(path_parameters={"job_id": done.id})
     replay = case.call_and_validate(timeout=REPLY, headers=headers).json()["id"]
-    until(lambda: client.responses.retrieve(replay).status == "completed")
+    poll(lambda: client.responses.retrieve(replay).status == "completed")
     case = api["/api/jobs/{job_id}"]["GET"].Case(path_parameters={"job_id": replay})
     assert (
         case.call_and_validate(timeout=REPLY, headers=headers).json()["replay"]["identical"]
@@ -204,7 +204,7 @@ def test_reviews_and_erasures(server: Server, client: OpenAI) -> None:
 
     history, review = "/jobs/{job_id}", {"critique": 1, "regeneration": -1, "tags": ["a"]}
     call(f"{history}/reviews", "POST", {**review, "note": "x"}, 201)
-    until(lambda: call(history, "GET")["reviews"][0]["log"]["index"] is not None)
+    poll(lambda: call(history, "GET")["reviews"][0]["log"]["index"] is not None)
     call(f"{history}/reviews", "GET")
     call("/reviews/queue", "GET")
     call("/reviews/agreement", "GET")

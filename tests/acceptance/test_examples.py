@@ -19,7 +19,7 @@ from jobs.settings import DEMO_CHECKPOINT
 from tests import fork_client, servers
 from tests.acceptance.conftest import Service, running
 from tests.clients.server import WORKER
-from tests.polling import until
+from tests.polling import poll
 
 ROOT = Path(__file__).parent.parent.parent
 #: Documents whose examples other tests run.
@@ -143,13 +143,13 @@ def review(service: Service, job_id: str) -> None:
     job = f"/api/jobs/{job_id}"
     with service.http() as http:
         http.post(f"{job}/reviews", json={"critique": 1}).raise_for_status()
-        until(lambda: http.get(f"{job}/proof?review=0").is_success)
+        poll(lambda: http.get(f"{job}/proof?review=0").is_success)
 
 
 def wait_until_sealed(service: Service) -> None:
     """Wait until the transparency log has all ended jobs: whoever types the commands is slower than that."""
     with service.http() as http:
-        until(lambda: not http.get("/api/system").json()["log"]["unsealed"])
+        poll(lambda: not http.get("/api/system").json()["log"]["unsealed"])
 
 
 def first_checkpoint(service: Service) -> str:

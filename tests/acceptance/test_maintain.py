@@ -22,7 +22,7 @@ from tests.conftest import WORKER
 from tests.integration.rows import claim, let_leases_run_out, submit
 from tests.integration.sealed import end, seal
 from tests.joining import join
-from tests.polling import until
+from tests.polling import poll
 from tests.receiver import Receiver
 from tests.servers import Process, RedisServer, forked, start
 from tests.witness import Witness
@@ -68,7 +68,7 @@ def alive(database: Database) -> Iterator[None]:
 
 def wait_for_cosignature(database: Database, witness: Witness) -> None:
     """Wait until what a witness has replied is stored. A process that stops waits a second for that."""
-    until(lambda: f"— {witness.name} " in str(proving.get_checkpoint(database)))
+    poll(lambda: f"— {witness.name} " in str(proving.get_checkpoint(database)))
 
 
 def test_duties_without_a_worker(database: Database, environ: dict[str, str]) -> None:

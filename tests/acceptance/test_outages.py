@@ -193,7 +193,7 @@ def not_saving(client: redis.Redis) -> Iterator[None]:
     dump.mkdir()
     client.config_set("save", "3600 1")
     client.bgsave()
-    polling.until(lambda: client.info("persistence")["rdb_last_bgsave_status"] != "ok")
+    polling.poll(lambda: client.info("persistence")["rdb_last_bgsave_status"] != "ok")
     yield
     client.config_set("save", "")
     dump.rmdir()
@@ -205,7 +205,7 @@ def busy(client: redis.Redis) -> Iterator[None]:
     client.config_set("lua-time-limit", 10)
     with ThreadPoolExecutor(1) as pool:
         script = pool.submit(client.eval, "while true do end", 0)
-        polling.until(lambda: _is_busy(client))
+        polling.poll(lambda: _is_busy(client))
         yield
         client.script_kill()
         with pytest.raises(redis.ResponseError, match="killed by user"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import time
 from pathlib import Path
 
 import psycopg
@@ -24,8 +23,8 @@ from tests.acceptance.test_maintain import ECHO_WORKER, stop
 from tests.backups import RECOVERY, program, run
 from tests.conftest import create_database, start_postgres
 from tests.integration.rows import submit
-from tests.polling import until
-from tests.servers import PATIENCE, Process, RedisServer, forked
+from tests.polling import poll
+from tests.servers import Process, RedisServer, forked
 
 
 def execute(server: PostgresServer, *statements: str) -> list[object]:
@@ -56,7 +55,7 @@ def recover(server: PostgresServer, base: Path, moment: object) -> PostgresServe
     """Put a base backup in the place of a server that has lost data, and recover it to a moment."""
     [segment] = execute(server, "SELECT pg_walfile_name(pg_switch_wal())")
     archived = f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver"
-    until(lambda: execute(server, archived) == [True])
+    poll(lambda: execute(server, archived) == [True])
     data = server.pgdata
     server.cleanup()
     data.rename(data.with_name("lost"))
@@ -72,7 +71,7 @@ def recover(server: PostgresServer, base: Path, moment: object) -> PostgresServe
             os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
     base.rename(data)
     recovered = postgresql.serve(data)
-    until(lambda: execute(recovered, "SELECT NOT pg_is_in_recovery()") == [True])
+    poll(lambda: execute(recovered, "SELECT NOT pg_is_in_recovery()") == [True])
     return recovered
 
 
@@ -85,10 +84,11 @@ def ask(database: Database) -> Job:
 
 def when_sealed(database: Database, size: int) -> str:
     """Wait until the log has so many entries; return its checkpoint."""
-    give_up = time.monotonic() + PATIENCE
-    while (note := proving.get_checkpoint(database)) is None or note.split("\n")[1] != str(size):
-        assert time.monotonic() < give_up, note
-        time.sleep(0.05)  # there is no event for an entry
+    note = poll(
+        lambda: proving.get_checkpoint(database),
+        lambda note: note is not None and note.split("\n")[1] == str(size),
+    )
+    assert note is not None
     return note
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -87,19 +89,25 @@ def new_value(column: sa.ColumnElement[Any], dialect: sa.Dialect) -> str:
 
 def change(database: Database, *statements: str) -> str:
     """Change the database in a transaction that is rolled back; return what `verify` says in it."""
+    with changed(database, *statements) as shared, pytest.raises(TamperedError) as caught:
+        verifying.verify(shared, history)
+    return str(caught.value)
+
+
+@contextmanager
+def changed(database: Database, *statements: str) -> Iterator[Database]:
+    """Change the database in a transaction; what reads it meanwhile sees that. Roll it back."""
     with database.engine.connect() as connection:
         if database.engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         drop_triggers(connection)
         for statement in statements:
             connection.exec_driver_sql(statement.replace("%", "%%"))
-        shared = _Shared(connection)
+        shared: Any = _Shared(connection)
         try:
-            with pytest.raises(TamperedError) as caught:
-                verifying.verify(shared, history)  # type: ignore[arg-type]  # reads only
+            yield shared
         finally:
             connection.rollback()
-    return str(caught.value)
 
 
 class _Shared:

@@ -44,6 +44,18 @@ def test_the_output_folder_of_a_trainer(copy: Path, trained: str, sentence: str)
     assert message.endswith(sentence.format(critic=critic))
 
 
+@pytest.mark.parametrize("with_config", [True, False])
+def test_an_adapter_in_the_format_of_torchtune(copy: Path, with_config: bool) -> None:
+    """As its FullModelMetaCheckpointer leaves it."""
+    critic = copy / "critic"
+    (critic / "adapter_model.safetensors").rename(critic / "adapter_model.pt")
+    if not with_config:
+        (critic / "adapter_config.json").unlink()
+    sentence = refusal(settings_for(copy))
+    assert "adapter_model.pt is in torchtune's own format" in sentence
+    assert "FullModelHFCheckpointer" in sentence
+
+
 def test_a_whole_model_in_place_of_an_adapter(copy: Path) -> None:
     """As the first HelixNet: three full fine-tunes."""
     settings = settings_for(

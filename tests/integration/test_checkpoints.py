@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from jobs.pipeline import Role
 from jobs.settings import Settings
@@ -176,3 +177,31 @@ def test_a_window_of_one_token_is_left_to_transformers(copy: Path) -> None:
     reasons = loading.batching_unsupported_reasons(find_checkpoints(settings_for(copy)))
     assert len(reasons) == 1
     assert "window of 1 token" in reasons[0]
+
+
+def test_a_tokenizer_in_the_folder_of_an_adapter(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As trainers leave it: the base's own, or one with the tokens of a chat format."""
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(copy / "base" / file, copy / "critic" / file)
+    assert logged(caplog, settings_for(copy)) == []
+    tokenizer = AutoTokenizer.from_pretrained(copy / "critic")
+    tokenizer.add_special_tokens(
+        {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
+    )
+    tokenizer.save_pretrained(copy / "critic")
+    (warning,) = logged(caplog, settings_for(copy))
+    assert f"the critic adapter {copy / 'critic'} has a tokenizer of its own" in warning
+    assert "it has the tokens '<|im_end|>', '<|im_start|>', which the base model's lacks" in warning
+    assert "its EOS token is '<|im_end|>', and the base model's is '</s>'" in warning
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"added_tokens": 1, "model": {"vocab": []}}'])
+def test_a_damaged_tokenizer_in_the_folder_of_an_adapter(
+    copy: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    """Nothing reads it."""
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (copy / "critic" / file).write_text(content)
+    assert logged(caplog, settings_for(copy)) == []

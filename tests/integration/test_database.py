@@ -30,7 +30,7 @@ from jobs.use_cases import cancellation, queries, stages, verifying, workers
 from tests.conftest import RUNTIME, WORKER, create_database
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.integration.sealed import end, seal
-from tests.polling import until
+from tests.polling import poll
 from tests.servers import PATIENCE
 
 
@@ -226,7 +226,7 @@ def _until_waiting(database: Database, count: int) -> None:
         with database.engine.connect() as connection:
             return connection.exec_driver_sql(waiting).scalar()
 
-    until(lambda: number() == count)
+    poll(number, lambda found: found == count)
 
 
 def test_a_connection_to_a_standby_is_dropped(

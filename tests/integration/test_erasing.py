@@ -434,6 +434,12 @@ def test_a_change_of_any_column_of_an_erasure_is_noticed(database: Database) -> 
     columns = "job_id, texts, erased_by, key_id, created_at, log_index"
     copied = f"INSERT INTO erasures ({columns}) SELECT {columns} FROM erasures"
     assert job.id in change(database, copied)
+    # One that names no text, and the entry of the job as its own.
+    empty = columns.replace("texts", "'[]'").replace("log_index", "0")
+    said = change(database, f"INSERT INTO erasures ({columns}) SELECT {empty} FROM erasures")
+    assert said == (
+        f"an erasure of texts of job {job.id} was added: the entry that it claims is not its own"
+    )
     assert is_as_recorded(database).erasures == 1
 
 

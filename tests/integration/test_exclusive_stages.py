@@ -13,7 +13,7 @@ from jobs.use_cases import sweeping
 from tests.conftest import WORKER
 from tests.integration.held_engine import HeldEngine, finish
 from tests.integration.rows import claim, let_leases_run_out, submit
-from tests.polling import until
+from tests.polling import poll
 from tests.servers import PATIENCE
 from worker.progress_publisher import ProgressPublisher
 from worker.stage_runner import StageRunner
@@ -34,7 +34,7 @@ def test_a_stage_that_waits_to_run_exclusively_takes_one_thread(
         running = pool.submit(runner.run, neighbor.id, 0)
         neighbors = engine.generations.get(timeout=PATIENCE)
         waiting = pool.submit(runner.run, suspect.id, 0)
-        until(lambda: runner._exclusive._running.has_pending_writers)
+        poll(lambda: runner._exclusive._running.has_pending_writers)
         with pytest.raises(Ignore, match="another thread waits"):
             pool.submit(runner.run, suspect.id, 0).result(PATIENCE)
         finish(neighbors)

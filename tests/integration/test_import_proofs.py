@@ -89,6 +89,34 @@ def test_reviews_and_erasures_keep_the_proofs_of_their_first_logs(
         ]
 
 
+def test_a_history_is_checked_only_if_all_of_its_first_logs_are(
+    database: Database, elsewhere: Database, third: Database
+) -> None:
+    """The signature of the last one that was looked at says nothing about those before."""
+    job = end(database)
+    seal(database)
+    erase(database, job.id, "/system")
+    seal_all(database)
+    load(export(database), elsewhere)
+    seal_all(elsewhere)
+    review(elsewhere, job.id)
+    seal_all(elsewhere)
+    load(export(elsewhere), third)
+    seal_all(third)
+    data = export(third)
+    [first], [second], [own] = map(proving.list_keys, (database, elsewhere, third))
+    # The job and its erasure came from the first log, and its review from the second.
+    for trusted, signed in (
+        ([own, first, second], True),
+        ([own, first], False),
+        ([own, second], False),
+        ([own], False),
+    ):
+        [line] = read(data, *trusted)
+        assert line.checked is not None
+        assert line.checked.origin_signed is signed, trusted
+
+
 def test_proofs_that_reviews_came_with_cannot_be_changed(
     database: Database, elsewhere: Database
 ) -> None:
@@ -147,6 +175,29 @@ def test_proofs_that_reviews_came_with_cannot_be_changed(
         assert said.startswith(name)
         assert said.endswith("was changed: the proof that it was imported with differs")
     verifying.verify(elsewhere, history)
+
+
+def test_the_proof_that_a_job_came_with_cannot_be_changed(
+    database: Database, elsewhere: Database
+) -> None:
+    """Else a history could claim another origin, or that of its own log had been checked."""
+    job, other = end(database), end(database)
+    seal(database)
+    data, [first] = export(database), proving.list_keys(database)
+    load(data, elsewhere, first)
+    seal(elsewhere)
+    passed_on, [own] = export(elsewhere), proving.list_keys(elsewhere)
+    [origin] = [h["proof"] for h in map(json.loads, data.splitlines()) if h["id"] == other.id]
+    [told] = [h for h in map(json.loads, passed_on.splitlines()) if h["id"] == job.id]
+    assert told["origin_proof"] not in (None, origin)
+    for wrong in (None, 7, "", "x", origin, told["proof"], f"{told['origin_proof']}\n"):
+        for trusted in ([], [own], [own, first]):
+            with pytest.raises(RefusedError) as caught:
+                read(changed(passed_on, 1, methodcaller("update", origin_proof=wrong)), *trusted)
+            assert str(caught.value) == (
+                f"line 1: the history of {job.id}: the proof that it was imported with is not the one that its "
+                "entry names"
+            )
 
 
 def _put(name: str, proof: object, number: int = 0) -> Change:

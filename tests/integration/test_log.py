@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import migrations
 from jobs.database import Database
 from jobs.errors import JobNotFoundError, NotSealedError
-from jobs.models import ANONYMOUS, Job
+from jobs.models import ANONYMOUS, Job, Review
 from jobs.protocol.history import history
 from jobs.search.filters import Filters
 from jobs.statements import log, log_checkpoints, whole_jobs
@@ -38,9 +38,10 @@ from jobs.use_cases import (
     stages,
 )
 from jobs.use_cases.log_signing import Signing
+from tests.integration.moving import review
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.integration.sealed import end, seal
-from tests.integration.tampering import is_as_recorded
+from tests.integration.tampering import drop_triggers, is_as_recorded, tamper
 from tests.unit.tlog import rfc6962
 
 
@@ -248,6 +249,41 @@ def test_retention_adds_deletions(database: Database) -> None:
     assert retention.delete_jobs(database, 2) == 3
     assert seal(database) == 3
     assert is_as_recorded(database).deleted == 3
+
+
+def test_a_log_of_several_days_verifies(database: Database) -> None:
+    """What ended or was added long before the newest entry has its own, and so was not added behind the log's back."""
+    jobs = [end(database) for _ in range(3)]
+    days_ago = [dt.datetime.now(dt.UTC) - dt.timedelta(days=days) for days in (3, 2, 0)]
+    with database.write() as connection:
+        for job, at in zip(jobs, days_ago, strict=True):
+            ended = sa.update(Job).where(Job.id == job.id)
+            connection.execute(ended.values(finished_at=at))
+    assert seal(database) == 3
+    for job in jobs:
+        review(database, job.id)
+    with database.write() as connection:
+        drop_triggers(connection)
+        for job, at in zip(jobs, days_ago, strict=True):
+            added = sa.update(Review).where(Review.job_id == job.id)
+            connection.execute(added.values(created_at=at))
+    assert seal(database) == 3
+    report = is_as_recorded(database)
+    assert (report.jobs, report.reviews, report.unsealed) == (3, 3, 0)
+    assert [proving.prove(database, None, job.id).index for job in jobs] == [0, 1, 2]
+    # One without an entry that is older than the newest with one, and not older than all.
+    between = days_ago[1] + dt.timedelta(days=1)
+    review(database, jobs[0].id)
+    late = sa.update(Review).where(Review.log_index.is_(None)).values(created_at=between)
+    said = tamper(database, late)
+    assert said.endswith(
+        f"of job {jobs[0].id} was added: it is older than reviews that have an entry, and has none"
+    )
+    newest = end(database)
+    said = tamper(database, sa.update(Job).where(Job.id == newest.id).values(finished_at=between))
+    assert said == (
+        f"job {newest.id} was added: it ended before jobs that have an entry, and has none"
+    )
 
 
 def test_a_deletion_waits_for_the_entry_of_its_job(database: Database) -> None:

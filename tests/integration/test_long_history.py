@@ -268,7 +268,14 @@ def search_jobs(run: Callable[..., Any], database: Database) -> None:
             page = run(searching.list_jobs, database, None, filters, limit=20, order=order)
             if text in ("why", "fox", "dog -fox", '"fox dog"'):
                 assert len(page.jobs) == 20, text
-    run(searching.list_jobs, database, None, Filters(metadata={"no": "one"}), limit=20)
+    for order in (Order.MOST_CHANGED, Order.LONGEST):
+        for filters in (Filters(), Filters(since=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))):
+            lists = {"limit": 20, "order": order}
+            page = run(searching.list_jobs, database, None, filters, **lists)
+            assert len(page.jobs) == 20
+            run(searching.list_jobs, database, None, filters, after=page.next, **lists)
+    for filters in (Filters(metadata={"no": "one"}), Filters(key="key_none")):
+        run(searching.list_jobs, database, None, filters, limit=20)
 
 
 def look_over(run: Callable[..., Any], database: Database) -> None:

@@ -18,7 +18,7 @@ from jobs.use_cases import queries, stages, submission
 from migrations import compatibility
 from tests.conftest import create_database
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
-from tests.polling import until
+from tests.polling import poll
 from tests.servers import PATIENCE
 
 #: Whether a session has waited for a lock longer than the timeouts of the role.
@@ -149,7 +149,7 @@ def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresSe
     with ThreadPoolExecutor(1) as pool, autocommit.connect() as holder:
         holder.execute(sa.select(sa.func.pg_advisory_lock(migrations.LOCK)))
         migrating = pool.submit(migrations.migrate, engine)
-        until(lambda: holder.exec_driver_sql(LONG_WAITING).scalar() or migrating.done())
+        poll(lambda: holder.exec_driver_sql(LONG_WAITING).scalar() or migrating.done())
         holder.execute(sa.select(sa.func.pg_advisory_unlock(migrations.LOCK)))
         migrating.result(PATIENCE)
     migrations.check(engine)

@@ -29,7 +29,7 @@ from jobs.use_cases.outbox import take_unpublished
 from jobs.use_cases.stages import Refusal
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
-from tests.polling import until
+from tests.polling import poll
 from tests.servers import PATIENCE
 from worker.engine.interface import ContextExceededError, Request
 from worker.stage_runner import StageRunner
@@ -117,7 +117,7 @@ def test_a_pause_returns_after_the_claims_that_do_not_see_it(database: Database)
             if database.engine.dialect.name == "postgresql":
                 with database.engine.connect() as other:
                     other = other.execution_options(isolation_level="AUTOCOMMIT")
-                    until(lambda: other.scalar(sa.text(WAITING)))
+                    poll(lambda: other.scalar(sa.text(WAITING)))
             # One that comes now waits for the other, or sees the pause.
             late = pool.submit(stages.claim, database, second.id, 0, WORKER, job_timeout=60)
             assert not pause.done()
@@ -289,7 +289,7 @@ def test_a_worker_holds_what_it_took_until_the_queue_is_resumed(database: Databa
         return stored(database, job).error_message == "claimed"
 
     def wait_until_held(job: Job) -> None:
-        until(lambda: stored(database, job).published_at is None)
+        poll(lambda: stored(database, job).published_at is None)
 
     with ThreadPoolExecutor(2) as pool:
         assert not run(cancelled), "it waits for nothing"

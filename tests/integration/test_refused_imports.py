@@ -18,7 +18,7 @@ from jobs.database import Database
 from jobs.formats.compression import BrokenFileError, Compression, compressor
 from jobs.formats.writing import to_json
 from jobs.importer import RefusedError, read_histories
-from jobs.models import Job
+from jobs.models import Attempt, Job
 from jobs.tlog import merkle
 from jobs.tlog.checkpoint import Checkpoint
 from jobs.tlog.entry import job_entry
@@ -40,6 +40,7 @@ from tests.integration.moving import (
     seal_all,
 )
 from tests.integration.sealed import end, seal
+from tests.integration.tampering import drop_triggers
 
 
 def _forge_review(history: dict[str, Any]) -> None:
@@ -53,6 +54,14 @@ def _remove_last_review(history: dict[str, Any]) -> None:
     history["reviews"].pop()
 
 
+def _renumber_reviews(history: dict[str, Any]) -> None:
+    """Exchange two reviews with all that they have: the last rating is the one that counts."""
+    for name in ("reviews", "review_proofs"):
+        history[name].reverse()
+    for number, each in enumerate(history["reviews"]):
+        each["number"] = number
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "question": (lambda h: h.update(question="How?"), "its digest should be sha256:"),
     "owner": (lambda h: h.update(owner="me"), "its digest should be"),
@@ -60,7 +69,11 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "worker": (lambda h: h["attempts"][1]["worker"].update(x=1), "its digest should be"),
     "digest": (lambda h: h.update(digest="sha256:00"), "its digest should be"),
     "salt": (lambda h: h["log"].update(salt="00" * 32), "its digest should be"),
-    "short salt": (lambda h: h["log"].update(salt="00"), "its salt has 1 bytes"),
+    "short salt": (
+        lambda h: h["log"].update(salt="00"),
+        "its salt has 1 bytes, and should have 32",
+    ),
+    "no salt": (lambda h: h["log"].update(salt="x"), "it is not the complete history"),
     "index": (lambda h: h["log"].update(index=7), "it claims entry 7, and its proof is of entry 1"),
     "no proof": (lambda h: h.update(proof=None), "it has no proof"),
     "cut proof": (lambda h: h.update(proof=h["proof"][:-90]), "its proof is wrong"),
@@ -82,6 +95,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "removed review": (lambda h: h["reviews"].pop(0), "a review was removed or reordered"),
     "swapped reviews": (lambda h: h["reviews"].reverse(), "a review was removed or reordered"),
+    "renumbered reviews": (_renumber_reviews, "the digest of its review 0 should be"),
     "last rating": (lambda h: h.update(rating=1), "its rating is not that of its last review"),
     "no erasure": (lambda h: h.update(erased_at=h["created_at"]), "it was last erased None"),
     "more in a review": (lambda h: h["reviews"][0].update(x=1), "`/reviews/0/x` cannot be stored"),
@@ -245,6 +259,13 @@ def test_a_job_that_is_there_and_differs_is_refused(
         connection.execute(sa.update(Job).where(Job.id == job_id).values(question="How?"))
     with pytest.raises(
         RefusedError, match=rf"line 3: {job_id} is there already, and its `/question` differs"
+    ):
+        load(data, empty)
+    with empty.write() as connection:
+        drop_triggers(connection)
+        connection.execute(sa.delete(Attempt).where(Attempt.stage_index == 2))
+    with pytest.raises(
+        RefusedError, match=r"line 1: \w+ is there already, and its `/attempts` differs"
     ):
         load(data, empty)
 

@@ -198,6 +198,13 @@ def test_removed_swapped_and_added_reviews_are_named(database: Database) -> None
     assert change(database, f"UPDATE reviews SET note = 'x' {of}") == (
         f"review {first} of job {job.id} (entry 1) was changed"
     )
+    renumbered = (
+        "UPDATE reviews SET number = number - 10 WHERE number < 2",
+        "UPDATE reviews SET number = -9 - number WHERE number < 0",
+    )
+    assert change(database, *renumbered) == (
+        f"review {first} of job {job.id} (entry 1) was changed"
+    )
     columns = [c.name for c in Review.__table__.columns if c.name not in ("id", "number")]
     names = ", ".join(columns)
     copied = (

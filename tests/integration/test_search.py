@@ -17,7 +17,7 @@ from jobs.database import Database
 from jobs.database_engine import begin
 from jobs.enums import Order
 from jobs.errors import CursorError
-from jobs.models import ANONYMOUS, Job, SearchDocument, Status
+from jobs.models import ANONYMOUS, ApiKey, Job, Scope, SearchDocument, Status
 from jobs.search.filters import Filters
 from jobs.search.query import has, parse
 from jobs.search.words import words
@@ -26,6 +26,7 @@ from jobs.use_cases import (
     cancellation,
     deletion,
     indexing,
+    keys,
     queries,
     searching,
     searching_by_age,
@@ -48,6 +49,8 @@ VOCABULARY = [
     "quick",
     "foxglove",
 ]
+#: The jobs of the fixture `history` have no draft.
+ORDERS = [order for order in Order if order is not Order.MOST_CHANGED]
 QUERIES = [
     "fox",
     "FOX -dog",
@@ -147,12 +150,12 @@ def test_every_query_finds_all_its_jobs_in_order_whatever_the_pages(
         query = parse(text)
         expected = [i for i, words_ in history.items() if has(query, words_.__contains__)]
         limit, effort = ((20, search.MAX_EFFORT), (50, 10))[number % 2]
-        for order in Order:
+        for order in ORDERS:
             found = list(pages(database, Filters(query=query), order, limit, effort=effort))
-            if order is Order.RELEVANCE:
-                assert sorted(found) == sorted(expected), text
-            else:
+            if order.by_age:
                 assert found == (expected if order is Order.NEWEST else expected[::-1]), text
+            else:
+                assert sorted(found) == sorted(expected), text
 
 
 def test_times_without_jobs_are_not_searched_when_matches_are_more_than_estimated(
@@ -186,6 +189,64 @@ def test_numbers_are_compared_exactly(database: Database, history: dict[str, str
         assert found == [i for i in history if i in expected]
 
 
+def test_the_longest_come_first(database: Database, history: dict[str, str]) -> None:
+    with database.read() as connection:
+        rows = connection.execute(sa.select(SearchDocument.job_id, SearchDocument.duration)).all()
+    durations = dict(rows)
+    expected = sorted(history, key=lambda job: -durations[job])
+    foxes = [job for job in expected if " fox " in history[job]]
+    for limit in (1, 7, 100):
+        for filters, jobs in (
+            (Filters(), expected),
+            (Filters(min_duration=33.3), [i for i in expected if durations[i] >= 33.3]),
+            (Filters(max_duration=33.3), [i for i in expected if durations[i] <= 33.3]),
+            (Filters(query=parse("fox")), foxes),
+        ):
+            assert list(pages(database, filters, Order.LONGEST, limit)) == jobs
+    page = searching.list_jobs(database, None, Filters(), limit=130, order=Order.LONGEST)
+    assert (len(page.jobs), page.next) == (130, None)
+
+
+def test_the_most_changed_come_first(database: Database) -> None:
+    draft = " ".join(f"word{number}" for number in range(40))
+    finals = {
+        number: " ".join([*draft.split()[: 40 - number], *("other" for _ in range(number))])
+        for number in (3, 40, 0, 22, 1, 39, 21, 2)
+    }
+    jobs = {number: end(database, draft, "No.", text) for number, text in finals.items()}
+    cancelled = submit(database)
+    cancellation.cancel(database, ANONYMOUS, cancelled.id)
+    waiting = submit(database)
+    index(database)
+    expected = [jobs[number].id for number in sorted(jobs, reverse=True)]
+    for limit in (1, 3, 100):
+        assert list(pages(database, Filters(), Order.MOST_CHANGED, limit)) == expected
+    # A page that has all that there is has no next one.
+    page = searching.list_jobs(database, None, Filters(), limit=8, order=Order.MOST_CHANGED)
+    assert (len(page.jobs), page.next) == (8, None)
+    since = submit(database).created_at
+    assert list(pages(database, Filters(until=since), Order.MOST_CHANGED, 5)) == expected
+    assert list(pages(database, Filters(since=since), Order.MOST_CHANGED, 5)) == []
+    assert list(pages(database, Filters(), Order.MOST_CHANGED, 5, owner="other")) == []
+    assert {cancelled.id, waiting.id} <= set(pages(database, Filters(), Order.NEWEST, 5))
+
+
+def test_of_many_alike_the_newest_are_ranked_together(
+    database: Database, history: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "RANKED", 10)
+    with database.read() as connection:
+        rows = connection.execute(sa.select(SearchDocument.job_id, SearchDocument.duration)).all()
+    durations = dict(rows)
+    found = list(pages(database, Filters(), Order.LONGEST, 7))
+    assert sorted(found) == sorted(history)
+    alike = [job for job in history if 64 <= durations[job] < 128]
+    assert len(alike) > 20
+    for start in range(0, len(alike), 10):
+        some = alike[start : start + 10]
+        assert found[start : start + len(some)] == sorted(some, key=lambda job: -durations[job])
+
+
 def test_a_minimum_above_its_maximum_finds_nothing(database: Database) -> None:
     end(database)
     index(database)
@@ -205,7 +266,7 @@ def test_times_and_words_are_searched_together(database: Database, history: dict
 @pytest.mark.usefixtures("history")
 def test_pages_stay_right_while_jobs_arrive(database: Database) -> None:
     filters = Filters(query=parse("fox"))
-    for order in Order:
+    for order in ORDERS:
         seen: list[str] = []
         after = None
         before = set(pages(database, filters, Order.NEWEST, 100))
@@ -271,6 +332,23 @@ def test_filters_of_all_kinds(database: Database) -> None:
     both = (Status.CANCELLED, Status.COMPLETED)
     assert find(database, statuses=both, limit=1) == [cancelled.id, changed.id, plain.id]
     assert find(database, statuses=both, min_changed=0, limit=1) == [changed.id, plain.id]
+
+
+def test_a_key_finds_what_it_submitted(database: Database) -> None:
+    one, other = (keys.create(database, name, [Scope.ASK])[0] for name in ("one", "other"))
+
+    def ask(key: ApiKey | None) -> Job:
+        return submission.submit(database, "owner", QUESTION, max_queued=10, key=key)[0]
+
+    (ended, waiting), _ = (ask(one), ask(one)), (ask(other), ask(None))
+    cancellation.cancel(database, "owner", ended.id)
+    index(database)
+    assert find(database, key=one.id) == [waiting.id, ended.id]
+    assert find(database, key=one.id, statuses=(Status.CANCELLED,)) == [ended.id]
+    assert find(database, "why", key=one.id) == [ended.id]
+    assert find(database, key="key_none") == []
+    found = pages(database, Filters(key=one.id), Order.NEWEST, 5, owner="another")
+    assert list(found) == []
 
 
 def test_an_owner_finds_own_jobs_only(database: Database) -> None:

@@ -388,6 +388,27 @@ def test_a_database_that_fails_while_the_worker_stops_fails_no_job(
     assert [attempt.status for attempt in stored.attempts] == [AttemptStatus.RELEASED]
 
 
+def test_a_database_that_fails_before_a_claim_while_the_worker_stops_leaves_the_stage(
+    database: Database,
+    runner: StageRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One line in the log, and no traceback of Celery's."""
+
+    def fail(*_: object, **__: object) -> None:  # A fake fault.
+        runner.stop()
+        raise OperationalError("UPDATE", {}, ConnectionError("terminated"))
+
+    monkeypatch.setattr(stages, "claim", fail)
+    job = submit(database, 3)
+    with pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.status, stored.attempts) == (Status.QUEUED, [])
+    assert caplog.messages == [f"{job.id}: stage 0 is left to a sweep: terminated"]
+
+
 class BreakingEngine:
     """An engine whose server breaks off in each text."""
 

@@ -35,7 +35,7 @@ from jobs.use_cases import cancellation, clock, outbox, sealing, stages, workers
 from tests.conftest import RUNTIME, WORKER, create_database
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.joining import join
-from tests.polling import until
+from tests.polling import poll
 from tests.servers import PATIENCE, RedisServer
 
 #: More than a sweep takes in one transaction.
@@ -220,11 +220,11 @@ def test_a_duty_that_waits_for_a_lock_delays_no_sweep(
     with console.write() as connection:
         log.lock(connection)
         maintenance.start()
-        until(lambda: database.query(lambda own: own.scalar(LOCK_WAITS)))
+        poll(lambda: database.query(lambda own: own.scalar(LOCK_WAITS)))
         sweeper.start()
-        until(lambda: messages(broker) == [(lost.id, 0)])
+        poll(lambda: messages(broker) == [(lost.id, 0)])
         assert sealing.any_pending(database)
-    until(lambda: not sealing.any_pending(database))
+    poll(lambda: not sealing.any_pending(database))
     for thread in (sweeper, maintenance):
         thread.stop()
     console.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import socket
 import threading
 import time
@@ -26,7 +27,7 @@ from jobs.use_cases import exporting, keys
 from tests.conftest import give_schema
 from tests.integration.rows import submit
 from tests.joining import join
-from tests.polling import until
+from tests.polling import poll
 from tests.servers import PATIENCE, RedisServer, free_port
 from web import create_app, server_requests
 from web import server as web_server
@@ -133,6 +134,34 @@ def test_what_fails_before_the_first_piece_of_a_reply_is_an_error(
         assert free_slots(services) == MAX_WAITING
 
 
+def test_a_stream_whose_database_fails_breaks_off_with_one_line_in_the_log(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its reader resumes it. A traceback would tell an operator nothing more."""
+    after = feeds.Feed.after
+
+    def fail_later(self: feeds.Feed, count: int, timeout: float) -> object:
+        if count:
+            raise sa.exc.OperationalError("", {}, Exception("the database is gone"))
+        return after(self, count, timeout)
+
+    with running(environ) as (place, services, _):
+        job = submit(services.database)
+        monkeypatch.setattr(feeds.Feed, "after", fail_later)
+        connection = http.client.HTTPConnection(*place, timeout=PATIENCE)
+        connection.request("GET", f"/v1/responses/{job.id}?stream=true")
+        reply = connection.getresponse()
+        with pytest.raises(http.client.IncompleteRead) as broken:
+            reply.read()
+        assert b"response.created" in broken.value.partial
+        connection.close()
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage() == (
+        "request failed: the database does not respond: the database is gone"
+    )
+    assert record.exc_info is None
+
+
 def test_odd_requests_get_one_reply_without_a_bug(environ: dict[str, str]) -> None:
     post = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
     body = b'{"input": "Why?", "background": true}'
@@ -237,7 +266,7 @@ def test_idle_connections_are_closed(
         socket.create_connection(place, PATIENCE) as waits,
     ):
         waits.sendall(ask)
-        until(lambda: free_slots(services) == MAX_WAITING - 1)
+        poll(lambda: free_slots(services) == MAX_WAITING - 1)
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(1 << 16).startswith(b"HTTP/1.1 200")
         # Not before: a busy machine may take longer for a request to arrive.
@@ -293,7 +322,7 @@ def test_only_some_uploads_may_go_on_at_once(
 ) -> None:
     monkeypatch.setattr(server_requests, "MAX_UPLOADS", 1)
     with running(environ) as (place, _, server), begin_upload(place, 100):
-        until(lambda: len(server.adj.uploads.requests) == 1)
+        poll(lambda: len(server.adj.uploads.requests) == 1)
         with begin_upload(place, 100) as refused:
             reply = read_all(refused)
         assert reply.startswith(b"HTTP/1.1 503")
@@ -418,7 +447,7 @@ def test_a_slow_reader_of_an_export_holds_no_connection(
     monkeypatch.setattr(exports, "rows", noted)
     with export_begun(place) as reply:
         while True:
-            until(lambda: is_waiting(server))
+            poll(lambda: is_waiting(server))
             before, held = len(made), pool.checkedout()
             # Else it went on meanwhile: the system has buffers, too.
             if is_waiting(server) and len(made) == before:
@@ -434,8 +463,8 @@ def test_a_reader_of_an_export_that_leaves_frees_its_thread(
     place, services, _ = exporting_server
     free = free_slots(services)
     with export_begun(place):
-        until(lambda: free_slots(services) == free - 1)
-    until(lambda: free_slots(services) == free)
+        poll(lambda: free_slots(services) == free - 1)
+    poll(lambda: free_slots(services) == free)
 
 
 def test_an_export_that_breaks_off_is_an_error_to_its_reader(

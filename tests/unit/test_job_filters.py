@@ -26,6 +26,7 @@ VALUES: dict[str, Any] = {
     "until": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
     "query": parse("why"),
     "adapter": "actor",
+    "key": "key_0",
     "model": "sha256:0",
     "worker": "host",
     "metadata": {"team": "a"},

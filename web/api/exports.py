@@ -30,8 +30,8 @@ ENCODINGS = (Compression.ZSTD, Compression.GZIP)
 def export_jobs() -> Response:
     """Export jobs as a file, in the order of their creation.
 
-    It has the jobs that there are when it begins. Its rows are of one of three shapes: whole histories, pairs of
-    texts of which one is better, or prompts with their completions.
+    It has the jobs that there are when it begins. Its rows are of one of four shapes: whole histories, pairs of
+    texts of which one is better, prompts with their completions, or reviews.
     """
     chosen, of = job_filters.exported({"format", "shape", "role", "compression", "ids"})
     ids = job_filters.selected()

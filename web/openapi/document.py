@@ -45,6 +45,10 @@ _MESSAGE = {
 }
 
 
+#: The schema of what is refused by name.
+_ACCEPTS_NOTHING: dict[str, Any] = {"not": {}}
+
+
 def describe(app: Flask) -> dict[str, Any]:
     """Return the description of an application as JSON."""
     paths: dict[str, dict[str, Any]] = {}
@@ -76,6 +80,7 @@ def describe(app: Flask) -> dict[str, Any]:
     replies = {shape.__name__ for shape in _derived(schemas.Reply)}
     for name, schema in document["components"]["schemas"].items():
         _simplify(schema)
+        _leave_out_refused(schema)
         if name not in replies:
             _allow_nulls(schema, nested=not name.startswith("Create"))
     return document
@@ -201,6 +206,19 @@ def _simplify(schema: dict[str, Any]) -> None:
         each.pop("title", None)
 
 
+def _leave_out_refused(node: Any) -> None:
+    """Leave out the alternatives that accept nothing: they say so with ``{"not": {}}``, which generators misread."""
+    if isinstance(node, dict):
+        for key in ("anyOf", "oneOf"):
+            if _ACCEPTS_NOTHING in node.get(key, []):
+                node[key].remove(_ACCEPTS_NOTHING)
+        for each in node.values():
+            _leave_out_refused(each)
+    elif isinstance(node, list):
+        for each in node:
+            _leave_out_refused(each)
+
+
 def _allow_nulls(schema: dict[str, Any], *, nested: bool) -> None:
     """Say that null is the same as absent, as `jobs.protocol.validation` has it.
 
@@ -212,7 +230,9 @@ def _allow_nulls(schema: dict[str, Any], *, nested: bool) -> None:
     required = schema.get("required", [])
     for name, each in schema.get("properties", {}).items():
         # A schema without members allows all values.
-        if each and name not in required and null not in each.get("anyOf", []):
+        if each == _ACCEPTS_NOTHING:
+            schema["properties"][name] = null
+        elif each and name not in required and null not in each.get("anyOf", []):
             schema["properties"][name] = {"anyOf": [each, null]}
     if nested and schema.get("additionalProperties") is False:
         schema["additionalProperties"] = null

@@ -25,8 +25,19 @@ from web.services import get_services
 
 PAGE_SIZE = 25
 RATINGS = (("", "Any"), ("-1", "-1"), ("0", "0"), ("1", "+1"), ("none", "None"))
-#: The filters that are behind "More filters".
+#: The orders, by their values, and what a list in one begins with.
+ORDERS = {
+    Order.RELEVANCE: "Best matches",
+    Order.NEWEST: "Newest",
+    Order.OLDEST: "Oldest",
+    Order.MOST_CHANGED: "Most changed",
+    Order.LONGEST: "Longest",
+}
+#: What is behind "More filters".
 _MORE = (
+    "order",
+    "owner",
+    "key",
     "rating",
     "adapter",
     "model",
@@ -40,6 +51,8 @@ _MORE = (
 #: The labels of the filters, by their parameters.
 LABELS = {
     "q": "Search",
+    "owner": "Owner",
+    "key": "API key",
     "adapter": "Adapter",
     "model": "Model",
     "worker": "Worker",
@@ -51,6 +64,12 @@ LABELS = {
 }
 #: What says which page of the list it is, and not which list.
 _PLACE = ("after", "before", "select")
+#: The columns that a list is ordered by, with the orders that their headings lead to, the first one first.
+_ORDERED = {
+    "Took": (Order.LONGEST,),
+    "Changed": (Order.MOST_CHANGED,),
+    "Created": (Order.NEWEST, Order.OLDEST),
+}
 _REVERSED = {Order.NEWEST: Order.OLDEST, Order.OLDEST: Order.NEWEST}
 
 
@@ -79,6 +98,16 @@ class _Chip:
     count: str | None
     url: str
     current: bool
+
+
+@dataclass(frozen=True)
+class _Heading:
+    """The heading of a column that a list can be ordered by."""
+
+    name: str
+    url: str
+    #: Of `aria-sort`; None if the list has another order.
+    sort: str | None
 
 
 def show() -> Response | str | tuple[str, int]:
@@ -115,10 +144,14 @@ def show() -> Response | str | tuple[str, int]:
         ratings=RATINGS,
         metadata=metadata,
         hidden=_hidden(asked),
+        by_owner=_names_owners(stated, rows),
+        by_key=get_caller().key is not None or "key" in stated,
         more_filters=metadata or any(name in stated for name in _MORE),
-        filtered=asked.keys() - {"limit", "order"},
-        ranked=chosen is not None and chosen.order is Order.RELEVANCE,
-        oldest_first=chosen is not None and chosen.order is Order.OLDEST,
+        filtered=asked.keys() - {"limit", "order"} or not (chosen is None or chosen.order.by_age),
+        order=chosen and chosen.order,
+        ranking=chosen and ORDERS[chosen.order],
+        orders=_orders(chosen),
+        headings=_headings(chosen, asked),
         paged="after" in stated or "before" in stated,
         links=links,
         by_age=url({**asked, "order": "desc"}),
@@ -133,6 +166,13 @@ def show() -> Response | str | tuple[str, int]:
         labels=LABELS,
     )
     return (text, 400) if message else text
+
+
+def _names_owners(stated: Mapping[str, str], rows: list[job_rows.Row]) -> bool:
+    """Return whether the form asks for an owner: the caller may read the jobs of all, and there are several."""
+    caller = get_caller()
+    others = "owner" in stated and caller.readable_owner is None
+    return others or caller.names_owners(row.job.owner for row in rows)
 
 
 def news() -> dict[str, Any]:
@@ -165,10 +205,10 @@ def _page(chosen: Wanted, stated: dict[str, str]) -> tuple[Page, _Links]:
     """Return a page and its neighbours. A page after or before a job stays the same while jobs arrive."""
     backwards = "before" in stated
     asked = {name: value for name, value in stated.items() if name not in _PLACE}
-    ranked = chosen.order is Order.RELEVANCE
-    if backwards and (ranked or "after" in stated):
+    by_age = chosen.order.by_age
+    if backwards and (not by_age or "after" in stated):
         raise InvalidRequestError(
-            "`before` cannot be combined with `after` or `order=relevance`.",
+            "`before` needs an order by age, `desc` or `asc`, and cannot be combined with `after`.",
             code="invalid_value",
             param="before",
         )
@@ -178,7 +218,7 @@ def _page(chosen: Wanted, stated: dict[str, str]) -> tuple[Page, _Links]:
 
     if not backwards:
         found = find(chosen)
-        first = found.jobs[0].job.id if found.jobs and "after" in stated and not ranked else None
+        first = found.jobs[0].job.id if found.jobs and "after" in stated and by_age else None
         onward = link("after", found.next)
         return found, _Links(
             url(asked) if "after" in stated else None, link("before", first), onward
@@ -192,7 +232,7 @@ def _page(chosen: Wanted, stated: dict[str, str]) -> tuple[Page, _Links]:
 def _chips(chosen: Wanted | None, asked: dict[str, str]) -> list[_Chip]:
     """Return the statuses to filter by, with their counts where an index has them."""
     counts: dict[Status, int] | None = None
-    if chosen is not None and overview.can_count(chosen.filters):
+    if chosen is not None and chosen.order.by_age and overview.can_count(chosen.filters):
         any_meant, owner = narrow(get_services().readable_owner, chosen.owner)
         since, until = chosen.filters.since, chosen.filters.until
         counts = dict.fromkeys(Status, 0)
@@ -226,8 +266,28 @@ def _number(count: int | None, bounded: bool) -> str | None:
 def _hidden(asked: dict[str, str]) -> dict[str, str]:
     """Return what the form keeps of the address and does not show."""
     kept = set(PARAMETERS) - {"q", *_MORE}
-    # Without words to search for there is no relevance.
-    return {n: value for n, value in asked.items() if n in kept and value != Order.RELEVANCE}
+    return {n: value for n, value in asked.items() if n in kept}
+
+
+def _orders(chosen: Wanted | None) -> list[tuple[str, str]]:
+    """Return the orders that a user can choose, the default first: it need not be in the address."""
+    searched = chosen is not None and chosen.filters.query is not None
+    default = Order.RELEVANCE if searched else Order.NEWEST
+    others = [each for each in ORDERS if each is not default and each is not Order.RELEVANCE]
+    return [("", ORDERS[default]), *((each.value, ORDERS[each]) for each in others)]
+
+
+def _headings(chosen: Wanted | None, asked: dict[str, str]) -> dict[str, _Heading]:
+    """Return the headings of the columns that a list can be ordered by, each with a link to that order."""
+    current = None if chosen is None else chosen.order
+    headings = {}
+    for name, orders in _ORDERED.items():
+        following = next((each for each in orders if each is not current), orders[0])
+        sort = "ascending" if current is Order.OLDEST else "descending"
+        headings[name] = _Heading(
+            name, url({**asked, "order": following.value}), sort if current in orders else None
+        )
+    return headings
 
 
 def _export(asked: dict[str, str]) -> str:

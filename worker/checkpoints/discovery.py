@@ -24,8 +24,9 @@ from jobs.pipeline import Role
 from jobs.settings import Settings
 from worker.checkpoints.digests import Digest, Digests, is_ignored
 from worker.checkpoints.errors import CheckpointError, explain_errors
-from worker.checkpoints.hub import commit_of, resolve
+from worker.checkpoints.hub import GGUF_ALONE, commit_of, resolve
 from worker.engine import probe
+from worker.lora.adapter import torchtune_remedy
 
 log = logging.getLogger(__name__)
 
@@ -278,10 +279,7 @@ def _best_device() -> str:
 def _find_checkpoint(reference: str, setting: str, config: str, digests: Digests) -> Checkpoint:
     path = resolve(reference, setting)
     if any(path.glob("*.gguf")) and not any(path.glob("*.safetensors")):
-        raise CheckpointError(
-            f"{setting}: {path} has a model in llama.cpp's format (GGUF); give the one that it was made from, "
-            "or serve it with llama.cpp and set HELIXQ_ENGINE=openai"
-        )
+        raise CheckpointError(f"{setting}: {path} {GGUF_ALONE}")
     if not (path / config).is_file():
         raise CheckpointError(f"{setting}: there is no {config} in {path}; {_remedy(path, config)}")
     _check_names(path, setting)
@@ -294,6 +292,8 @@ def _remedy(folder: Path, config: str) -> str:
     """Return what to do about a folder without a config, by what is in it."""
     if config == "adapter_config.json" and (folder / "config.json").is_file():
         return "it has a whole model, of which `helixq lora extract` makes an adapter"
+    if config == "adapter_config.json" and (remedy := torchtune_remedy(folder)):
+        return remedy
     # As trainers leave it.
     if within := sorted(file.parent for file in folder.glob(f"*/{config}")):
         return f"{' and '.join(map(str, within))} {'has' if len(within) == 1 else 'have'} one"

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from jobs.pipeline import Role
 from worker.checkpoints.discovery import Checkpoint, Checkpoints
 from worker.checkpoints.errors import CheckpointError, explain_errors
+from worker.checkpoints.own_tokenizers import tokenizer_differences
 from worker.engine import probe, role_models
 from worker.engine.models import registry
 from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
@@ -79,6 +80,15 @@ def load(checkpoints: Checkpoints) -> LoadedModels:
                 role,
                 adapter.name,
                 named_base,
+                base.name,
+            )
+        if differences := tokenizer_differences(adapter.path, checkpoints.tokenizer):
+            log.warning(
+                "the folder of the %s adapter %s has a tokenizer of its own, which is not used: %s; prompts and "
+                "texts have the tokens of the base model %s",
+                role,
+                adapter.name,
+                "; ".join(differences),
                 base.name,
             )
     return _load_adapters(checkpoints, _load_base(checkpoints))

@@ -20,6 +20,9 @@ from worker.lora.tensors import InMemoryTensors, Tensors
 CONFIG_NAME = "adapter_config.json"
 SAFETENSORS_WEIGHTS_NAME = "adapter_model.safetensors"
 PICKLE_WEIGHTS_NAME = "adapter_model.bin"
+#: What torchtune writes in its own format: beside PEFT's for most models with FullModelHFCheckpointer, alone with
+#: the others. Its versions before 0.5 put the number of the epoch for "model".
+_TORCHTUNE_WEIGHTS = "adapter_*.pt"
 PREFIX = "base_model.model."
 
 _FACTOR = re.compile(re.escape(PREFIX) + r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
@@ -139,8 +142,9 @@ def open_adapter(folder: Path) -> Adapter:
             folder / PICKLE_WEIGHTS_NAME, read_pickle(folder / PICKLE_WEIGHTS_NAME)
         )
     else:
+        remedy = torchtune_remedy(folder) or "fetch it again"
         raise LoraError(
-            f"there is neither {SAFETENSORS_WEIGHTS_NAME} nor {PICKLE_WEIGHTS_NAME} in {folder}"
+            f"there is neither {SAFETENSORS_WEIGHTS_NAME} nor {PICKLE_WEIGHTS_NAME} in {folder}; {remedy}"
         )
     if not tensors.entries:
         raise LoraError(f"{folder} has an adapter without tensors; fetch it again")
@@ -161,6 +165,17 @@ def open_adapter(folder: Path) -> Adapter:
             )
         factors[module] = _factors(folder, config, module, names, tensors)
     return Adapter(folder, config, tensors, factors, replaced)
+
+
+def torchtune_remedy(folder: Path) -> str:
+    """Return what to do about an adapter that torchtune wrote in its own format; empty if there is none."""
+    file = next(iter(sorted(folder.glob(_TORCHTUNE_WEIGHTS))), None)
+    if file is None:
+        return ""
+    return (
+        f"{file.name} is in torchtune's own format; train with its FullModelHFCheckpointer, which writes PEFT's "
+        "format as well, or make a LoRA from base and merged model with `helixq lora extract`"
+    )
 
 
 def batching_unsupported_reasons(config: Mapping[str, Any], keys: Iterable[str]) -> list[str]:

@@ -75,7 +75,6 @@ class ChatCompletion(Reply):
     created: Timestamp
     model: Model
     service_tier: Literal["default"]
-    system_fingerprint: NoText
     choices: list[ChatChoice] = Field(min_length=1, max_length=1)
     usage: ChatUsage
     metadata: dict[str, str]

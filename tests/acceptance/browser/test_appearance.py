@@ -18,7 +18,7 @@ from jobs.use_cases.submission import NewJob
 from tests.acceptance.browser.page import faint, opened, settled, status, stay, stayed, text
 from tests.acceptance.browser.pdf import text_of
 from tests.acceptance.conftest import Service
-from tests.polling import until
+from tests.polling import poll
 
 pytestmark = pytest.mark.browser
 
@@ -85,7 +85,7 @@ def counted(service: Service) -> str:
             stats = http.get("/api/stats?by=model").json()
             return stats if stats["current"] else None
 
-        found = until(current)
+        found = poll(current)
     [model] = [group["key"] for group in found["groups"] if group["key"]["model"]]
     return f"{model['adapters']['actor']['digest']},{model['model']}"
 

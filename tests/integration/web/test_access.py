@@ -227,6 +227,26 @@ def test_without_required_keys_the_jobs_of_all_owners_are_there(web: WebClient) 
     assert [job["id"] for job in web.get("/v1/responses").json["data"]] == [own]
 
 
+def test_a_list_is_filtered_by_owner_and_key(app: Any) -> None:
+    one = program(app)
+    other, auditor = program(app, owner=one.key.owner), program(app, Scope.AUDIT)
+    ids = [ask(client)["id"] for client in (one, other)]
+    page = one.get("/jobs").text
+    assert 'name="owner"' not in page
+    assert 'name="key"' in page
+    for reader in (one, auditor):
+        listed = reader.get(f"/api/jobs?key={one.key.id}").json["data"]
+        assert [(job["id"], job["key"]) for job in listed] == [(ids[0], one.key.id)]
+    assert one.get(f"/api/jobs?key={auditor.key.id}").json["data"] == []
+    form = auditor.get(f"/jobs?owner={one.key.owner}").text
+    assert f'name="owner" value="{one.key.owner}"' in form
+    assert all(job_id in form for job_id in ids)
+    page = auditor.get(f"/jobs/{ids[1]}").text
+    assert f'<a href="/jobs?owner={one.key.owner}">' in page
+    assert f'<a href="/jobs?key={other.key.id}">' in page
+    assert f'<a href="/jobs?owner={one.key.owner}">' not in one.get(f"/jobs/{ids[1]}").text
+
+
 def test_an_owner_exports_its_own_jobs_and_an_auditor_all(app: Any) -> None:
     mine, other = program(app), program(app)
     asked = [ask(client)["id"] for client in (mine, other)]

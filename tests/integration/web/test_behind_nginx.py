@@ -31,7 +31,7 @@ from tests.conftest import WORKER
 from tests.integration.test_web_server import free_slots, running
 from tests.integration.web.client import finish
 from tests.nginx import Nginx, documented, nginx
-from tests.polling import until
+from tests.polling import poll
 from tests.servers import PATIENCE, RedisServer
 from web.access import COOKIE
 from web.api import exports
@@ -139,13 +139,13 @@ def test_texts_arrive_as_they_are_written(service: Service) -> None:
 
 
 def test_a_reader_that_leaves_frees_its_place(service: Service) -> None:
-    until(lambda: free_slots(service.services) == MAX_WAITING)
+    poll(lambda: free_slots(service.services) == MAX_WAITING)
     with service.openai as openai:
         stream = openai.responses.create(input="Why?", stream=True)
         next(stream)
         assert free_slots(service.services) == MAX_WAITING - 1
         stream.close()
-    until(lambda: free_slots(service.services) == MAX_WAITING)
+    poll(lambda: free_slots(service.services) == MAX_WAITING)
 
 
 def test_a_silent_stream_outlives_the_proxys_patience(service: Service) -> None:

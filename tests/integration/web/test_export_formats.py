@@ -37,7 +37,7 @@ def test_all_formats_say_the_same(web: Client, database: Database, shape: Shape)
     seal(database)
     review(web, reviewed, critique=-1, regeneration=-1, tags=["=a", "b"], note="@SUM(2)")
     rows = lines(web, f"shape={shape}")
-    assert len(rows) in (2, 6)
+    assert len(rows) == {Shape.SFT: 6, Shape.REVIEW: 1}.get(shape, 2)
     stored = parquet(web.get(f"/api/jobs/export?shape={shape}&format=parquet").data)
     cells = from_csv(web.get(f"/api/jobs/export?shape={shape}&format=csv").data)
     assert len(stored) == len(cells) == len(rows)
@@ -63,7 +63,8 @@ def test_no_cell_of_a_csv_is_executed(web: Client, database: Database, shape: Sh
     for start in ("=", "+", "-", "@", "\t", "\r", "\n=", "'=", "＝"):
         text = f'{start}HYPERLINK("http://example.com";"a,b")'
         output = Output(text, [len(text)], 20, 3, "stop", 1024, 0.0)
-        end(web, database, output, output, replace(output, text=f"{text}."), input=text)
+        job = end(web, database, output, output, replace(output, text=f"{text}."), input=text)
+        review(web, job, critique=1, note=text, tags=[text])
     reply = web.get(f"/api/jobs/export?shape={shape}&format=csv")
     assert reply.content_type == "text/csv; charset=utf-8"
     cells = [cell for row in from_csv(reply.data) for cell in row.values()]

@@ -158,6 +158,29 @@ def test_each_role_is_shown_its_prompt_and_its_text(web: Client, database: Datab
     assert list(critic) == list(COLUMNS[Shape.SFT])
 
 
+def test_each_review_is_a_row(web: Client, database: Database) -> None:
+    job_id = end(web, database)
+    end(web, database)
+    review(web, job_id, critique=1, reviewer="Ada", note="Fine.", corrected_answer="2")
+    review(web, job_id, regeneration=-1, reviewer="Bo", tags=["unit", "sign"])
+    first, second = lines(web, "shape=review")
+    assert list(first) == list(COLUMNS[Shape.REVIEW])
+    stored = web.get(f"/api/jobs/{job_id}").json
+    for number, row in enumerate((first, second)):
+        its = stored["reviews"][number]
+        assert (row["job_id"], row["number"], row["review_id"]) == (job_id, number, its["id"])
+        assert row["reviewed_at"] == its["created_at"]
+        assert (row["question"], row["answer"]) == (stored["question"], FINISHED[2].text)
+    assert (first["reviewer"], first["critique_rating"], first["note"]) == ("Ada", 1, "Fine.")
+    assert (first["corrected_answer"], first["regeneration_rating"]) == ("2", None)
+    assert (second["reviewer"], second["regeneration_rating"]) == ("Bo", -1)
+    assert (second["tags"], second["note"]) == (["unit", "sign"], None)
+    seal(database)
+    erase(web, job_id)
+    for row in lines(web, "shape=review"):
+        assert {row[name] for name in ("reviewer", "note", "tags", "question", "answer")} == {None}
+
+
 def test_a_text_that_was_cut_is_no_example(web: Client, database: Database) -> None:
     end(web, database, *FINISHED[:2], replace(FINISHED[2], finish_reason="length"))
     assert [row["role"] for row in lines(web, "shape=sft")] == ["actor", "critic"]

@@ -50,7 +50,7 @@ def test_a_search_finds_words_and_shows_where(web: Client, database: Database) -
     page = web.get("/jobs?q=nothing").text
     assert questions(page) == []
     assert "No job matches." in page
-    assert "The best matches first." not in page
+    assert "Best matches first." not in page
     assert link(page, "Show all jobs") == "/jobs"
     page = web.get("/jobs?q=no*").text
     assert "At least 3 letters or digits" in page
@@ -75,6 +75,37 @@ def test_filters_are_in_the_address_and_in_the_form(web: Client, database: Datab
     assert questions(page) == []
     assert 'name="metadata.team" value="blue"' in page
     assert '<details class="wide" open>' in page
+
+
+def test_headings_order_the_list(web: Client, database: Database) -> None:
+    for question in ("One?", "Two?"):
+        finish(database, ask(web, input=question)["id"])
+    ask(web, input="Open?")
+    index(database)
+    page = web.get("/jobs?status=completed").text
+    assert re.findall(r'<th aria-sort="(\w+)"><a[^>]*>(\w+)', page) == [("descending", "Created")]
+    for name, order in (("Changed", "changed"), ("Took", "duration")):
+        assert link(page, name) == f"/jobs?status=completed&order={order}"
+        ordered = web.get(f"/jobs?order={order}").text
+        assert sorted(questions(ordered)) == ["One?", "Two?"]
+        assert f'<th aria-sort="descending"><a href="/jobs?order={order}">{name}' in ordered
+        assert f'<option value="{order}" selected>' in ordered
+        assert link(ordered, "Newest first") == "/jobs?order=desc"
+        assert re.search(r"<a[^>]*>Completed</a>", ordered), "open jobs are not in it"
+        first = web.get(f"/jobs?order={order}&limit=1").text
+        second = web.get(link(first, "Next page")).text
+        assert sorted(questions(first) + questions(second)) == ["One?", "Two?"]
+        assert "Next page" not in second
+        assert web.get(f"/jobs?order={order}&before=resp_1").status_code == 400
+    oldest = web.get(link(page, "Created")).text
+    assert questions(oldest) == ["One?", "Two?"]
+    assert re.findall(r'<th aria-sort="(\w+)">', oldest) == ["ascending"]
+    assert link(oldest, "Created") == "/jobs?status=completed&order=desc"
+    for search in ("q=text", "q=text&order=desc"):
+        page = web.get(f"/jobs?{search}").text
+        assert re.findall('<option value="(desc|asc|relevance)"', page) == ["desc", "asc"]
+    page = web.get("/jobs?order=changed&min_changed=1").text
+    assert "This order has jobs that have ended." in page
 
 
 def test_metadata_of_a_job_lead_to_the_jobs_that_have_them(web: Client) -> None:

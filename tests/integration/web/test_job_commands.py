@@ -13,12 +13,13 @@ from wcwidth import wcswidth
 
 from cli.client import Client as HTTPClient
 from jobs.database import Database
-from jobs.models import Status
+from jobs.models import Scope, Status
 from jobs.page_request import PageRequest
-from jobs.use_cases import indexing, queries, stages, workers
+from jobs.use_cases import indexing, keys, queries, stages, submission, workers
 from jobs.use_cases.stages import Output
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
+from tests.integration.rows import QUESTION
 from tests.integration.sealed import seal
 from tests.integration.web.client import OUTPUT, Client, ask, finish
 from tests.joining import join
@@ -61,6 +62,37 @@ def test_a_list_fits_the_terminal(
             assert sum(question[:5] in line for line in lines) == 1
         assert len(lines) == (4 if columns == 60 else 2)
         assert ("Z  " in lines[0]) == (columns > 90)
+
+
+def test_a_list_of_several_owners_names_them(
+    web: Client, database: Database, jobs: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ask(web)["id"]
+    assert "anonymous" not in jobs("list").output
+    key, _ = keys.create(database, "laptop", [Scope.ASK])
+    other, _ = submission.submit(
+        database, "a-long-name-of-an-owner", QUESTION, max_queued=9, key=key
+    )
+    for columns, names in ((130, True), (60, False)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = jobs("list").output.splitlines()
+        assert max(map(wcswidth, lines)) <= columns
+        first, last = lines[0].split(), lines[-1 if names else -2].split()
+        assert (first[0], last[0]) == (other.id, own)
+        assert (first[2:3] + last[2:3] == ["a-long-name…", "anonymous"]) == names
+    assert f"\nowner:     {other.owner}\nkey:       {key.id}\n" in jobs("show", other.id).output
+    assert jobs("list", "--key", key.id).output.split()[0] == other.id
+
+
+def test_a_job_is_shown_with_its_adapters(web: Client, database: Database, jobs: Command) -> None:
+    adapters = {"actor": {"name": "lora/actor", "digest": "sha256:ab"}, "critic": {"name": "c"}}
+    runtime = Runtime({"engine": "none", "adapters": adapters}, 4096, "")
+    workers.register(database, "worker-2", "elsewhere", 2, runtime)
+    job_id = ask(web)["id"]
+    assert "adapter:" not in jobs("show", job_id).output
+    assert stages.claim(database, job_id, 0, "worker-2", job_timeout=60)
+    shown = jobs("show", job_id).output
+    assert "\nadapter:   actor = lora/actor, sha256:ab\nadapter:   critic = c\n" in shown
 
 
 def test_jobs_are_searched_and_filtered(web: Client, database: Database, jobs: Command) -> None:

@@ -326,13 +326,21 @@ def test_erased_texts_stay_away(web: Client, database: Database) -> None:
     answer(database, job_id, "secret draft", "secret critique", "secret final")
     web.post(f"/jobs/{job_id}/review", data={"note": "secret note"})
     seal(database)
+    assert "Ask again with changes" in web.get(f"/jobs/{job_id}").text
+    assert web.post(f"/api/jobs/{job_id}/erase", json={"texts": ["/system"]}).status_code == 200
+    assert "Ask again with changes" in web.get(f"/jobs/{job_id}").text
+    assert (
+        "Its system prompt or stop strings were erased, and are left out."
+        in web.get(f"/?from={job_id}").text
+    )
     assert web.post(f"/api/jobs/{job_id}/erase", json={"texts": "all"}).status_code == 200
     page = web.get(f"/jobs/{job_id}?verify=1").text
     assert "secret" not in page
+    assert "Ask again with changes" not in page, "there is no question to ask"
     assert "Erased question" in page
     assert "✓ Verified" in page
     assert re.search(
-        r"Erased[-:.\dTZ]+ by anonymous: /question, /system, .*, /reviews/0/note\n", text_of(page)
+        r"Erased[-:.\dTZ]+ by anonymous: /question, .*, /reviews/0/note\n", text_of(page)
     )
     for path in ("attempts/0", "markdown"):
         assert "secret" not in web.get(f"/jobs/{job_id}/{path}").text

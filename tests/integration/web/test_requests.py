@@ -127,6 +127,11 @@ def test_healthz_has_aliases(web: Client, alias: str) -> None:
         ("POST", "/v1/completions", "Ask with `/v1/chat/completions` or `/v1/responses`."),
         ("GET", "/responses/resp_1", "ends with `/v1`."),
         ("POST", "/v1/v1/responses", "should end without it."),
+        # As Groq's and Azure's clients.
+        ("POST", "/openai/v1/chat/completions", "is at `/v1/chat/completions`."),
+        ("POST", "/openai/deployments/helixnet/chat/completions", "is at `/v1/chat/completions`."),
+        ("POST", "/completions", "ends with `/v1`."),
+        ("GET", "/v1beta/models", "is at `/v1/models`."),
     ],
 )
 def test_a_path_that_clients_mistake_gets_a_hint(
@@ -135,3 +140,15 @@ def test_a_path_that_clients_mistake_gets_a_hint(
     reply = web.open(path, method=method)
     assert (reply.status_code, reply.mimetype) == (404, "application/json")
     assert reply.json["error"]["message"].endswith(f" {hint}")
+
+
+def test_a_prefix_of_our_own_api_gets_the_hint_in_its_shape(web: Client) -> None:
+    """As OpenRouter's clients."""
+    reply = web.post("/api/v1/chat/completions")
+    assert (reply.status_code, reply.mimetype) == (404, "application/problem+json")
+    assert reply.json["detail"].endswith(" OpenAI's API is at `/v1/chat/completions`.")
+
+
+def test_the_description_has_no_alternative_that_accepts_nothing(web: Client) -> None:
+    """Generators make a type of it, which accepts anything."""
+    assert '{"not":{}}' not in json.dumps(web.get("/openapi.json").json, separators=(",", ":"))

@@ -58,6 +58,25 @@ def test_a_failed_duty_is_retried_soon(
     assert [record.getMessage() for record in caplog.records] == [message]
 
 
+def test_an_outage_does_not_fill_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of several duties that fail every second, a line every ten seconds."""
+    now = 0.0
+    monkeypatch.setattr(duties, "RETRY_INTERVAL", 0.0)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    def fail(stopped: threading.Event) -> bool:
+        nonlocal now
+        now += 0.5
+        if now >= 25:
+            stopped.set()
+        raise OperationalError("SELECT 1", {}, Exception("terminated"))
+
+    run_until_stopped(fail, fail)
+    assert caplog.messages == ["the database does not respond: terminated"] * 3
+
+
 def test_a_failed_duty_does_not_stop_other_duties(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

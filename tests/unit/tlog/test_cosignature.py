@@ -50,6 +50,9 @@ def test_keys_are_those_of_others() -> None:
         Cosigner.parse(str(LOG.verifier))
     with pytest.raises(NoteError, match="does not belong"):
         Cosigner.parse(f"other{KEY}")
+    for wrong in ("", "w.example", f"{KEY.label}+", f"{KEY}!"):
+        with pytest.raises(NoteError, match="should be `NAME"):
+            Cosigner.parse(wrong)
 
 
 def test_cosignatures_of_others_verify() -> None:

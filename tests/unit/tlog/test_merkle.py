@@ -86,6 +86,22 @@ def test_consistency_proofs_are_those_of_the_rfc(size: int, data: st.DataObject)
         assert verify_consistency(old, size, *roots, proof)
 
 
+def test_a_proof_proves_one_place_in_every_small_tree() -> None:
+    """All shapes of the right edge, which random places of large trees seldom meet."""
+    for size in range(1, 34):
+        nodes = nodes_of(HASHES[:size])
+        root = merkle.root(size, nodes)
+        for index in range(size):
+            proof = merkle.inclusion_proof(index, size, nodes)
+            for claimed in range(size):
+                try:
+                    merkle.verify_inclusion(HASHES[index], claimed, size, proof, root)
+                except ProofError:
+                    assert claimed != index, (size, index)
+                else:
+                    assert claimed == index, (size, index, claimed)
+
+
 def test_every_tree_is_consistent_with_the_empty_one() -> None:
     assert merkle.consistency_proof(0, 5, nodes_of(HASHES[:5])) == []
 

@@ -103,6 +103,17 @@ def test_what_is_no_key_is_refused(key: str) -> None:
         Signer.parse("PRIVATE+KEY+" + key)
 
 
+def test_a_key_of_another_kind_is_named_as_such() -> None:
+    """A public key is no signing key, a private one no verifier key, and a witness's is neither."""
+    witness = VKEY.replace("+Aeky", "+Beky")
+    for key in (SKEY, witness):
+        with pytest.raises(NoteError, match="a verifier key should be"):
+            Verifier.parse(key)
+    for key in (VKEY, SKEY.removeprefix("PRIVATE+KEY+"), SKEY.replace("+AY", "+BY")):
+        with pytest.raises(NoteError, match="a signing key should be"):
+            Signer.parse(key)
+
+
 @given(lines=st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"]))))
 def test_any_text_can_be_signed(lines: list[str]) -> None:
     text = "".join(f"{line}\n" for line in lines) + "end\n"

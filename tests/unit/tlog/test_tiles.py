@@ -95,6 +95,8 @@ def test_a_tree_does_not_grow_on_tiles_that_are_too_short() -> None:
         tiles.append(6, HASHES[6:7], lambda *key: stored[key])
     with pytest.raises(LookupError):
         merkle.root(6, tiles.nodes(lambda *key: stored[key]))
+    with pytest.raises(LookupError):  # The last hash is cut.
+        merkle.root(5, tiles.nodes(lambda *key: stored[key][:-1]))
 
 
 def test_a_bundle_has_the_length_before_each_entry() -> None:

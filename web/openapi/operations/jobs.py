@@ -20,7 +20,8 @@ OPERATIONS = {
             Parameter(
                 "order",
                 {"enum": [*Order]},
-                "`relevance` (the default with `q`), or by age: `desc` (the default without) or `asc`.",
+                "`relevance` (the default with `q`); by age: `desc` (the default without) or `asc`; or of jobs "
+                "that have ended, the most `changed` or those of the longest `duration` first.",
             ),
             Parameter(
                 "after",

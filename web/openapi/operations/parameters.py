@@ -41,6 +41,7 @@ PERIOD = (
 FILTERS = (
     Parameter("status", TEXT, f"One or several, separated by commas: {', '.join(Status)}."),
     Parameter("owner", TEXT, "Only jobs of this owner."),
+    Parameter("key", TEXT, "Only jobs that this API key submitted: its id."),
     *PERIOD,
     Parameter(
         "rating",

@@ -18,6 +18,7 @@ from worker.engine.batching.sampler import (
     SamplingMetadata,
     _gumbel,
     _mix,
+    noise_seeds,
     sample,
     stable_topk,
 )
@@ -144,6 +145,33 @@ def test_the_noise_is_standard_gumbel() -> None:
     noise = _gumbel(_mix(seeds), torch.arange(100).expand(300, -1))
     assert kstest(noise.flatten().numpy(), "gumbel_r").pvalue > 1e-3
     assert len(set(noise.flatten().tolist())) == noise.numel()
+
+
+def splitmix64(number: int) -> int:
+    """Return the output of splitmix64 with the seed 0 after ``number`` others, as its authors write it."""
+    mask = 2**64 - 1
+    z = (number + 1) * 0x9E3779B97F4A7C15 & mask
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+    return z ^ z >> 31
+
+
+def test_a_seed_gives_the_same_text_in_every_version() -> None:
+    """The noise is the published hash of seed, position and token, so that old jobs can be replayed."""
+    assert splitmix64(0) == 0xE220A8397B1DCDAF, "the first output that others list"
+    seeds, positions = [0, 7, 2**63 - 1], [0, 300, 5]
+    hashes = [splitmix64(splitmix64(s) + p) for s, p in zip(seeds, positions, strict=True)]
+    found = noise_seeds(torch.tensor(seeds), torch.tensor(positions))
+    assert [seed % 2**64 for seed in found.tolist()] == hashes
+    uniform = [
+        [((splitmix64(one + token) >> 11) + 0.5) / 2**53 for token in range(VOCABULARY)]
+        for one in hashes
+    ]
+    noise = -(-torch.tensor(uniform, dtype=torch.float64).log()).log()
+    assert torch.equal(_gumbel(found, torch.arange(VOCABULARY).expand(3, -1)), noise)
+    expected = (LOGITS.double() + noise).argmax(-1)
+    drawn = draw([Sampling(temperature=1, top_k=0, seed=s) for s in seeds], positions)
+    assert drawn.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("width", [torch.bfloat16, torch.float16])

@@ -47,13 +47,19 @@ def test_a_repeated_prompt_is_not_recomputed() -> None:
 
 
 def test_a_damaged_row_is_not_reused() -> None:
-    scheduler = Scheduler(2, 64, RowManager(2, max_model_len=CONTEXT, num_adapters=3))
-    scheduler.add(damaged := sequence([7] * 9, 1))
-    scheduler.on_step_launched(scheduler.schedule())
-    scheduler.remove(damaged, invalid_kv=True)
-    scheduler.add(sequence([7] * 9, 1))
-    [chunk] = scheduler.schedule().prefills
-    assert chunk.start == 0
+    """Whether its prompt was damaged, or a token that came after others."""
+    for output in ([], [1]):
+        rows = RowManager(2, max_model_len=CONTEXT, num_adapters=3)
+        scheduler = Scheduler(2, 64, rows)
+        scheduler.add(damaged := sequence([7] * 9, 1))
+        scheduler.on_step_launched(scheduler.schedule())
+        damaged.output_token_ids += output
+        row = damaged.row
+        scheduler.remove(damaged, invalid_kv=True)
+        assert rows.take_rows_to_zero() == [row]
+        scheduler.add(sequence([7] * 9, 1))
+        [chunk] = scheduler.schedule().prefills
+        assert chunk.start == 0
 
 
 def test_a_prompt_without_a_sampled_token_is_not_reused() -> None:

@@ -76,3 +76,21 @@ def test_a_batch_is_decoded_as_its_sequences_are(tokenizer: Any) -> None:
     sequences = [rng.choices(range(len(tokenizer)), k=rng.randint(0, 12)) for _ in range(40)]
     expected = [tokenizer.decode(s, skip_special_tokens=True) for s in sequences]
     assert batch_decoder(tokenizer)(sequences) == expected
+
+
+def test_a_batch_is_decoded_by_transformers_where_it_rewrites_texts(
+    byte_level: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a text would differ from the one of the card's program."""
+    text = "the air , and it 's"
+    token_ids = byte_level.encode(text, add_special_tokens=False)
+    assert batch_decoder(byte_level)([token_ids]) == [text]
+    with monkeypatch.context() as patch:
+        patch.setattr(byte_level, "clean_up_tokenization_spaces", True)
+        name = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+        patch.setattr(byte_level, name, True, raising=False)
+        cleaned = byte_level.decode(token_ids, skip_special_tokens=True)
+        assert cleaned == "the air, and it's"
+        assert batch_decoder(byte_level)([token_ids]) == [cleaned]
+    monkeypatch.setattr(type(byte_level), "decode", lambda *_, **__: "Its own.")
+    assert batch_decoder(byte_level)([token_ids]) == ["Its own."]
