@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import redis
 from flask import Blueprint, Flask, Response, current_app, request
@@ -41,8 +42,6 @@ TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5,
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 #: In the environment of a request: when it began, on the clock of `time.perf_counter`.
 BEGAN_AT = "helixq.began_at"
-
-WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @blueprint.get("/metrics")
@@ -89,7 +88,7 @@ class Requests:
         """Measure the requests of an application."""
         inner: WSGIApplication = app.wsgi_app
 
-        def run(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def run(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             environ[BEGAN_AT] = time.perf_counter()
             return inner(environ, start_response)
 

@@ -8,9 +8,9 @@ once, each costs half as much again, and fewer are served. Requests beyond a max
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask
 
@@ -21,8 +21,6 @@ MAX_RUNNING = 8
 PATIENCE = 1.0
 #: Paths that need no slot: supervisors ask whether the process responds, however busy it is.
 EXEMPT = {"/healthz", "/livez", "/health"}
-
-WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class Running:
@@ -36,7 +34,7 @@ class Running:
         """Limit the requests of an application."""
         inner: WSGIApplication = app.wsgi_app
 
-        def run(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def run(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             if environ["PATH_INFO"] in EXEMPT:
                 return inner(environ, start_response)
             with self._slot():
