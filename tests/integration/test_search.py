@@ -30,6 +30,7 @@ from jobs.use_cases import (
     queries,
     searching,
     searching_by_age,
+    searching_by_rank,
     stages,
     submission,
     workers,
@@ -234,7 +235,7 @@ def test_the_most_changed_come_first(database: Database) -> None:
 def test_of_many_alike_the_newest_are_ranked_together(
     database: Database, history: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "RANKED", 10)
+    monkeypatch.setattr(searching_by_rank, "RANKED", 10)
     with database.read() as connection:
         rows = connection.execute(sa.select(SearchDocument.job_id, SearchDocument.duration)).all()
     durations = dict(rows)
@@ -349,6 +350,21 @@ def test_a_key_finds_what_it_submitted(database: Database) -> None:
     assert find(database, key="key_none") == []
     found = pages(database, Filters(key=one.id), Order.NEWEST, 5, owner="another")
     assert list(found) == []
+
+
+def test_a_key_finds_jobs_that_were_indexed_before_the_index_had_keys(database: Database) -> None:
+    key, _ = keys.create(database, "one", [Scope.ASK])
+    keyed, plain = (
+        submission.submit(database, "owner", QUESTION, max_queued=10, key=whose)[0]
+        for whose in (key, None)
+    )
+    for job in (keyed, plain):
+        cancellation.cancel(database, "owner", job.id)
+    assert index(database) == 2
+    migrations.migrate(database.engine, "0026")
+    migrations.migrate(database.engine)
+    assert index(database) == 1, "only a job with a key is indexed again"
+    assert find(database, key=key.id) == [keyed.id]
 
 
 def test_an_owner_finds_own_jobs_only(database: Database) -> None:
