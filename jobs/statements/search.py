@@ -178,9 +178,8 @@ class _Search:
         if self._sqlite:
             return everything, first, end
         connection = self._connection
-        connection.execute(
-            _PLAN_FREELY
-        )  # A search before it in the transaction may have left it off.
+        # A search before this one in the transaction may have left index scans off.
+        connection.execute(_PLAN_FREELY)
         query = sa.select(_documents.c.id).where(_documents.c.id >= first, _documents.c.id < end)
         ids = list(connection.scalars(self._in_order(query, _documents.c.id).limit(_PROBE)))
         documents = connection.execute(_PLAN_BY_INDEX).one()

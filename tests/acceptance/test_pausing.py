@@ -9,6 +9,7 @@ import pytest
 
 from tests.acceptance.conftest import PACED, Service, running
 from tests.conftest import new_database
+from tests.polling import poll
 
 #: Tokens of a stage: at up to 50 a second, it runs while the queue is paused.
 LENGTH = 40
@@ -49,7 +50,11 @@ def test_a_pause_holds_what_waits_whatever_is_killed(service: Service) -> None:
         for job_id in (*waiting, late):
             assert service.attempts(job_id) == []
             assert http.get(f"/v1/responses/{job_id}").json()["status"] == "queued"
-        system = http.get("/api/system").json()
+        # The first heartbeat of a worker says what it uses.
+        system = poll(
+            lambda: http.get("/api/system").json(),
+            lambda read: read["workers"][0]["usage"]["resident_memory_bytes"],
+        )
         assert system["queue"]["paused"] == paused["pause"], "whatever was started again"
         usage = system["workers"][0]["usage"]
         assert usage["resident_memory_bytes"] > 1 << 20

@@ -26,7 +26,8 @@ from jobs.pipeline import Role
 from jobs.protocol.shapes import COLUMNS, rows
 from jobs.search.filters import Filters
 from jobs.settings import DEMO_CHECKPOINT
-from jobs.use_cases import exporting, stages, workers
+from jobs.use_cases import exporting, reviewing, stages, workers
+from jobs.use_cases.reviewing import NewReview
 from tests.conftest import RUNTIME, WORKER, give_schema
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.integration.sealed import seal
@@ -59,6 +60,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for index, text in enumerate(texts):
             output = replace(OUTPUT, text=text, delta_lengths=[len(text)])
             stages.record(database, claim(database, job, index), output)
+        review = NewReview(regeneration=1, note="é" if number % 2 else None)
+        reviewing.add(database, None, job.id, review, reviewer="ann")
     seal(database)
     for shape in Shape:
         for format_ in Format:

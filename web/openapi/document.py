@@ -207,7 +207,10 @@ def _simplify(schema: dict[str, Any]) -> None:
 
 
 def _leave_out_refused(node: Any) -> None:
-    """Leave out the alternatives that accept nothing: they say so with ``{"not": {}}``, which generators misread."""
+    """Leave out the alternatives that accept nothing: they say so with ``{"not": {}}``, which generators misread.
+
+    A property of which null alone is accepted keeps it: OpenAPI Generator's clients refuse ``{"type": "null"}``.
+    """
     if isinstance(node, dict):
         for key in ("anyOf", "oneOf"):
             if _ACCEPTS_NOTHING in node.get(key, []):
@@ -230,9 +233,7 @@ def _allow_nulls(schema: dict[str, Any], *, nested: bool) -> None:
     required = schema.get("required", [])
     for name, each in schema.get("properties", {}).items():
         # A schema without members allows all values.
-        if each == _ACCEPTS_NOTHING:
-            schema["properties"][name] = null
-        elif each and name not in required and null not in each.get("anyOf", []):
+        if each and name not in required and null not in each.get("anyOf", []):
             schema["properties"][name] = {"anyOf": [each, null]}
     if nested and schema.get("additionalProperties") is False:
         schema["additionalProperties"] = null

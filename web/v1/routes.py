@@ -148,9 +148,8 @@ def retrieve_response(job_id: str) -> Response:
     after = int(last_event_id) if re.fullmatch(r"\d{1,9}", last_event_id) else -1
     after = query.integer("starting_after", after, -1, MAX_EVENT)
     if query.flag("stream"):
-        queries.get_version(
-            services.database, services.readable_owner, job_id
-        )  # Raises if there is no such job.
+        # It raises an error if there is no such job.
+        queries.get_version(services.database, services.readable_owner, job_id)
         with ExitStack() as stack:
             stack.enter_context(services.waiter.slot())
             return stream_response(message_stream(job_id, after), slot=stack.pop_all())

@@ -52,7 +52,8 @@ def resolve(reference: str, setting: str, *, pickles: bool = False) -> Path:
             f"{setting}: {reference} is no folder here and cannot be fetched from the hub: "
             f"{first_line(error)}"
         ) from error
-    if not any(any(folder.glob(pattern)) for pattern in ("*.safetensors", *PICKLE_PATTERNS)):
+    readable = ("*.safetensors", *PICKLE_PATTERNS) if pickles else ("*.safetensors",)
+    if not any(any(folder.glob(pattern)) for pattern in readable):
         if other := _other_weights(repo, revision):
             raise CheckpointError(f"{setting}: {reference} {other}")
         if not pickles:
