@@ -162,6 +162,8 @@ class _Search:
         #: By how many levels to shorten a period with too many documents. Fewer if the maximum is small, since there
         #: may be only a few more documents.
         self._levels_back = 4 if self._condition is None else 2
+        #: How many ids there may be between the oldest document and the newest one.
+        self._span = 0
 
     def maximum(self, limit: int) -> int:
         """Return the maximum number of candidates at once, if ``limit`` matches are needed."""
@@ -185,6 +187,7 @@ class _Search:
         documents = connection.execute(_PLAN_BY_INDEX).one()
         if not ids:
             return everything, first, first
+        self._span = int(documents.highest) + 1 - int(documents.lowest)
         # Skip the periods without documents at the ends, of which there may be many.
         if self._newest_first:
             first, end = max(first, int(documents.lowest)), ids[0] + 1
@@ -227,7 +230,8 @@ class _Search:
         """
         longest = level + (1 if rate else 2)  # Without any candidate, the estimate was wrong.
         most = self.maximum(limit)
-        if self._is_most(longest, first, end) and rate * (end - first) < most / 2:
+        # Without a period, the index reads the matches outside the range, too.
+        if self._is_most(longest, first, end) and rate * self._span < most / 2:
             return len(PERIODS)
         longest = min(longest, len(PERIODS) - 1)
         # A period with more candidates than the maximum is read for nothing.
