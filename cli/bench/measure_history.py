@@ -254,7 +254,7 @@ def _at_rate(count: int) -> Iterator[None]:
     """Yield so many times at `RATE`, however long it takes what is done in between."""
     start = time.perf_counter()
     for turn in range(count):
-        time.sleep(max(0.0, start + turn / RATE - time.perf_counter()))
+        time.sleep(max(0.0, start + turn / RATE - time.perf_counter()))  # Writers come at a rate.
         yield
 
 

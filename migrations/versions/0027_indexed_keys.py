@@ -25,4 +25,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Leave them: what an older program finds beyond its own terms, it does not ask for."""
+    """Do nothing: an older program does not search for the terms of keys."""
