@@ -3,7 +3,7 @@
 SQLite's FTS5 finds documents in the order of jobs. PostgreSQL's GIN finds all documents of a term before it returns the
 first. So there a search for frequent terms looks for them within one period after another, from the newest on
 (`find`), by the terms of periods that documents have (`jobs.statements.documents`). How frequent they are, and so how
-long the periods should be, is what PostgreSQL's planner estimates.
+long the periods should be (`jobs.statements.search_periods`), is what PostgreSQL's planner estimates.
 """
 
 from __future__ import annotations
@@ -30,18 +30,12 @@ from jobs.search.query import (
     to_fts5,
     to_tsquery,
 )
-from jobs.statements.documents import LAST_ID, PERIODS, TIE_BITS, period_term
+from jobs.statements.documents import LAST_ID, period_term
+from jobs.statements.search_periods import EVERYTHING, PROBE, SearchPeriods, ids_per_document
 
-#: The number of documents from which the density of a range is estimated.
-_PROBE = 64
 #: The maximum number of documents to find at once if the index answers alone, the same if they are compared, and the
 #: number to compare at once.
 _MAX_FOUND, _MAX_CANDIDATES, _MAX_COMPARED = 2000, 1000, 300
-#: The maximum share of the searched time that a period may have. Beyond it all is searched at once: reading the
-#: documents of the period's term would cost more than it saves.
-_MOST = 1 / 4
-#: A longer period is chosen only if it is likely to have at most this share of the maximum number of candidates.
-_FULL = 0.7
 #: The maximum number of documents that a search compares without a match before it stops.
 MAX_EFFORT = 500
 
@@ -100,16 +94,16 @@ def find(
     """
     search = _Search(connection, wanted, newest_first)
     found = Found(effort=effort)
-    level, first, end = search.begin(first, end, limit)
-    while first < end:
-        ordered = search.is_ordered or level == 0
-        low, high = search.period(level, first, end)
+    left = search.begin(first, end, limit)
+    while left:
+        ordered = search.is_ordered or left.level == 0
+        low, high = left.period()
         most = search.maximum(limit - len(found.ids))
-        ids = search.candidates(low, high, level, most, ordered=ordered)
+        ids = search.candidates(low, high, left.level, most, ordered=ordered)
         if len(ids) >= most:
             if not ordered:
                 # The newest (or oldest) of them may be among those that were left out.
-                level = search.shorter(level, first, end)
+                left.shorten(most)
                 continue
             low, high = (ids[-1], high) if newest_first else (low, ids[-1] + 1)
         ids.sort(reverse=newest_first)
@@ -123,16 +117,14 @@ def find(
             if found.effort <= 0 and last != ids[-1]:
                 found.stopped_at = last if newest_first else last + 1
                 return found
-        if newest_first:
-            end = low
+        most = search.maximum(limit - len(found.ids))
+        if ids or search.is_ordered or left.level == EVERYTHING:
+            left.advance(low, high, len(ids), most)
         else:
-            first = high
-        if found.effort <= 0 and first < end:
-            found.stopped_at = end if newest_first else first
+            left.skip(search.next_documents(left), most)
+        if found.effort <= 0 and left:
+            found.stopped_at = left.end if newest_first else left.first
             return found
-        rate = len(ids) / (high - low)
-        if 4 * len(ids) < search.maximum(limit - len(found.ids)):
-            level = search.longer(level, rate, first, end, limit - len(found.ids))
     return found
 
 
@@ -159,11 +151,6 @@ class _Search:
         self._condition = sa.and_(sa.true(), *conditions) if conditions else None
         #: Whether documents of any period come in order.
         self.is_ordered = self._sqlite
-        #: By how many levels to shorten a period with too many documents. Fewer if the maximum is small, since there
-        #: may be only a few more documents.
-        self._levels_back = 4 if self._condition is None else 2
-        #: How many ids there may be between the oldest document and the newest one.
-        self._span = 0
 
     def maximum(self, limit: int) -> int:
         """Return the maximum number of candidates at once, if ``limit`` matches are needed."""
@@ -171,40 +158,45 @@ class _Search:
             return _MAX_COMPARED if self.is_ordered else _MAX_CANDIDATES
         return limit if self.is_ordered else _MAX_FOUND
 
-    def begin(self, first: int, end: int, limit: int) -> tuple[int, int, int]:
-        """Return how long the first period should be, as its level, and the part of a range that has documents.
+    def begin(self, first: int, end: int, limit: int) -> SearchPeriods:
+        """Return the part of a range that has documents, and its first period.
 
         A period is to have about as many matches as are needed.
         """
-        everything = len(PERIODS)
+        left = SearchPeriods(first, end, self._newest_first)
         if self._sqlite:
-            return everything, first, end
-        connection = self._connection
-        # A search before this one in the transaction may have left index scans off.
-        connection.execute(_PLAN_FREELY)
-        query = sa.select(_documents.c.id).where(_documents.c.id >= first, _documents.c.id < end)
-        ids = list(connection.scalars(self._in_order(query, _documents.c.id).limit(_PROBE)))
-        documents = connection.execute(_PLAN_BY_INDEX).one()
+            return left
+        ids = self._first_ids(left)
+        documents = self._connection.execute(_PLAN_BY_INDEX).one()
         if not ids:
-            return everything, first, first
-        self._span = int(documents.highest) + 1 - int(documents.lowest)
+            left.end = left.first
+            return left
         # Skip the periods without documents at the ends, of which there may be many.
         if self._newest_first:
-            first, end = max(first, int(documents.lowest)), ids[0] + 1
+            left.first, left.end = max(first, int(documents.lowest)), ids[0] + 1
         else:
-            first, end = ids[0], min(end, int(documents.highest) + 1)
-        if len(ids) < _PROBE:
-            return everything, first, end
+            left.first, left.end = ids[0], min(end, int(documents.highest) + 1)
+        # Fewer if the maximum is small, since there may be only a few more documents.
+        left.levels_back = 4 if self._condition is None else 2
+        left.span = int(documents.highest) + 1 - int(documents.lowest)
         match = sa.select(sa.true()).where(self._found_by(self._node))
-        matching = self._estimate(match.select_from(_documents))
-        if matching <= self.maximum(limit) / 4:
-            return everything, first, end
-        span = abs(ids[0] - ids[-1]) >> TIE_BITS
-        wanted = span * 1.5 * limit * max(1.0, documents.number) / matching / _PROBE
-        level = next((n for n, bits in enumerate(PERIODS) if 1 << bits >= wanted), everything)
-        if self._is_most(level, first, end) and matching <= self.maximum(limit) / 2:
-            level = everything
-        return level, first, end
+        left.matches = self._estimate(match.select_from(_documents))
+        left.documents, left.ids_per_document = documents.number, ids_per_document(ids)
+        left.begin(limit, self.maximum(limit), is_short=len(ids) < PROBE)
+        return left
+
+    def next_documents(self, left: SearchPeriods) -> list[int]:
+        """Return the ids of the first documents of what is left, in the order of the search, up to `PROBE` of them."""
+        ids = self._first_ids(left)
+        self._connection.execute(_PLAN_BY_INDEX)
+        return ids
+
+    def _first_ids(self, left: SearchPeriods) -> list[int]:
+        # A statement before this one in the transaction may have left index scans off.
+        self._connection.execute(_PLAN_FREELY)
+        key = _documents.c.id
+        query = sa.select(key).where(key >= left.first, key < left.end)
+        return list(self._connection.scalars(self._in_order(query, key).limit(PROBE)))
 
     def _estimate(self, query: sa.Select[bool]) -> float:
         """Return how many rows PostgreSQL's planner expects."""
@@ -217,50 +209,6 @@ class _Search:
     def _found_by(self, node: Node) -> sa.ColumnElement[bool]:
         return _TERMS.op("@@", is_comparison=True)(sa.cast(to_tsquery(node), _TSQuery))
 
-    def longer(self, level: int, rate: float, first: int, end: int, limit: int) -> int:
-        """Return the level of periods that are four times as long, or more, for what is left of a range.
-
-        It is the same level if longer ones are likely to have more than the maximum of candidates.
-
-        Args:
-            level: of a period that had few candidates.
-            rate: its number of candidates divided by its number of possible ids.
-            first, end: what is left of the range.
-            limit: the number of matches that are needed.
-        """
-        longest = level + (1 if rate else 2)  # Without any candidate, the estimate was wrong.
-        most = self.maximum(limit)
-        # Without a period, the index reads the matches outside the range, too.
-        if self._is_most(longest, first, end) and rate * self._span < most / 2:
-            return len(PERIODS)
-        longest = min(longest, len(PERIODS) - 1)
-        # A period with more candidates than the maximum is read for nothing.
-        while longest > level and rate * (1 << PERIODS[longest] + TIE_BITS) > most * _FULL:
-            longest -= 1
-        return longest
-
-    def shorter(self, level: int, first: int, end: int) -> int:
-        """Return the level of shorter periods, for one that had more than the maximum of documents."""
-        level = max(0, level - self._levels_back)
-        while level and self._is_most(level, first, end):
-            level -= 1
-        return level
-
-    def _is_most(self, level: int, first: int, end: int) -> bool:
-        """Return whether a level's periods are too long to be worth it, so that a range is searched at once."""
-        if level >= len(PERIODS):
-            return True
-        return 1 << PERIODS[level] + TIE_BITS > _MOST * (end - first)
-
-    def period(self, level: int, first: int, end: int) -> tuple[int, int]:
-        """Return the part of a range that is in the period it begins with, or ends with."""
-        if level == len(PERIODS):
-            return first, end
-        bits = PERIODS[level] + TIE_BITS
-        if self._newest_first:
-            return max(first, (end - 1) >> bits << bits), end
-        return first, min(end, ((first >> bits) + 1) << bits)
-
     def candidates(self, low: int, high: int, level: int, most: int, *, ordered: bool) -> list[int]:
         """Return up to ``most`` documents that the index finds in a part of a period."""
         if self._sqlite:
@@ -272,7 +220,7 @@ class _Search:
             )
         else:
             node = self._node
-            if level < len(PERIODS):
+            if level < EVERYTHING:
                 node = All((node, Term(period_term(level, low))))
             key = _documents.c.id
             # The sum keeps the planner from reading the documents of the range.

@@ -16,6 +16,7 @@ from jobs.search import facets
 from jobs.statements import documents
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import Level, start_of
+from jobs.times import from_microseconds
 from jobs.use_cases import cancellation, deliveries, requests, stages, submission, webhooks
 from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.outcome import Outcome
@@ -126,11 +127,15 @@ def fill(database: Database, queued: int) -> None:
 def add_documents(connection: sa.Connection, job_id: str) -> None:
     """Add the search documents of the jobs that have ended, a second apart each; half of them are of a fox.
 
-    They are in the middle of the buckets of numbers, so that an order by a number searches empty ones first.
+    They are in the middle of the buckets of numbers, so that an order by a number searches empty ones first. The newest
+    is half a second after the end of a period of each length up to 18 minutes, and the oldest a year before all others.
     """
     sqlite = connection.dialect.name == "sqlite"
     [job] = connection.execute(sa.select(Job).where(Job.id == job_id)).mappings().all()
-    moment = documents.first_id(job["created_at"])
+    period = documents.first_id(from_microseconds(1 << documents.PERIODS[2]))
+    moment = documents.first_id(job["created_at"]) // period * period
+    moment += documents.first_id(from_microseconds(500_000))
+    year = documents.first_id(from_microseconds(365 * 86_400_000_000))
     columns = {
         "id": moment,
         "job_id": job_id,
@@ -144,6 +149,8 @@ def add_documents(connection: sa.Connection, job_id: str) -> None:
     connection.execute(sa.insert(SearchDocument).values(columns))
     for number, name in enumerate(("new", "old")):
         document_id = f"{moment} - CAST(n.i AS BIGINT) * 2000000 * 2048 - {number}"
+        if name == "old":
+            document_id += f" - CASE n.i WHEN {JOBS // 2} THEN {year} ELSE 0 END"
         terms = "old.terms || CASE n.i - n.i / 2 * 2 WHEN 0 THEN ' dog fox' ELSE ' dog' END"
         if not sqlite:
             for bits in documents.PERIODS:
