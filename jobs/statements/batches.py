@@ -121,13 +121,6 @@ def get(session: Session, owner: str | None, batch_id: str) -> Batch:
     return batch
 
 
-def find_by_idempotency_key(session: Session, owner: str, key: str) -> Batch | None:
-    """Return the batch that an owner's idempotency key belongs to."""
-    return session.scalar(
-        sa.select(Batch).where(Batch.owner == owner, Batch.idempotency_key == key)
-    )
-
-
 def list_page(session: Session, owner: str, page: PageRequest) -> tuple[list[Batch], bool]:
     """Return a page of an owner's batches by age, and whether more follow.
 

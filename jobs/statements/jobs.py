@@ -22,8 +22,9 @@ from jobs.enums import ANY
 from jobs.errors import JobNotFoundError
 from jobs.models import OPEN, Attempt, Job, Status
 from jobs.search.filters import Filters
-from jobs.statements import endings
+from jobs.statements import endings, requests
 from jobs.statements.owners import is_owned
+from jobs.statements.requests import Keyed
 
 # The conditions of the partial indexes, in their words: SQLite uses a partial index only for those, and
 # does not know the value of a parameter when it plans.
@@ -206,13 +207,9 @@ def _versions_of(size: int) -> sa.Select[*tuple[Any, ...]]:
     return sa.select(Job.id, Job.owner, utcnow(), *version).where(Job.id.in_(ids))
 
 
-def find_by_idempotency_key(session: Session, owner: str, key: str) -> Job | None:
-    """Return the job that an owner's idempotency key belongs to, with its attempts."""
-    return session.scalar(
-        sa.select(Job)
-        .where(Job.owner == owner, Job.idempotency_key == key)
-        .options(selectinload(Job.attempts))
-    )
+def find_made(session: Session, request: Keyed | None) -> Job | None:
+    """Return the job that the same request made, with its attempts; see `requests.find_made`."""
+    return requests.find_made(session, request, sa.select(Job).options(selectinload(Job.attempts)))
 
 
 def list_replays(session: Session, owner: str | None, job_id: str, limit: int) -> list[Job]:

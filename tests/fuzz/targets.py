@@ -164,7 +164,7 @@ def _other_bodies(data: bytes) -> None:
     for model in (CreateReview, EraseTexts, DeleteJobs, CreateResponse):
         with contextlib.suppress(ProtocolError):
             parse(model, parsed)
-    parse_batch(parsed, chat_context="question", idempotency_key=None, request_digest=None)
+    parse_batch(parsed, chat_context="question", keyed=None)
 
 
 def _batch(data: bytes) -> None:
