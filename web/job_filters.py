@@ -119,7 +119,7 @@ def find(page: Wanted) -> searching.Page:
         CursorError: there is no such page.
     """
     services = get_services()
-    return searching.list_jobs(
+    return searching.search(
         services.database,
         services.readable_owner,
         page.filters,

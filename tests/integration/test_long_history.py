@@ -201,8 +201,8 @@ def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -
     run(review_agreement.agreement, database, ANONYMOUS)
     for rating in (0, 1):
         for owner in (None, ANONYMOUS):
-            run(searching.list_jobs, database, owner, Filters(rating=rating), limit=20)
-    run(searching.list_jobs, database, ANONYMOUS, Filters(rating=None), limit=20)
+            run(searching.search, database, owner, Filters(rating=rating), limit=20)
+    run(searching.search, database, ANONYMOUS, Filters(rating=None), limit=20)
     run(erasing.erase, database, None, job_id, history, None, erased_by="ann")
     prepared = run(sealing.prepare, database, history)
     assert [one.kind for one in prepared] == ["review", "review", "erasure"]
@@ -262,11 +262,11 @@ def delete_matching(run: Callable[..., Any], database: Database) -> None:
 def search_jobs(run: Callable[..., Any], database: Database) -> None:
     """List jobs with filters and queries: of rare, frequent and missing terms."""
     for statuses in ((Status.FAILED, Status.CANCELLED), (Status.COMPLETED, Status.FAILED)):
-        run(searching.list_jobs, database, None, Filters(statuses=statuses), limit=20)
+        run(searching.search, database, None, Filters(statuses=statuses), limit=20)
     for text in ("why", "fox", "dog -fox", '"fox dog"', '"dog fox"', "none", "fox none"):
         for order in Order:
             filters = Filters(query=parse(text))
-            page = run(searching.list_jobs, database, None, filters, limit=20, order=order)
+            page = run(searching.search, database, None, filters, limit=20, order=order)
             if text in ("why", "fox", "dog -fox", '"fox dog"'):
                 assert len(page.jobs) == 20, text
     for order in (Order.MOST_CHANGED, Order.LONGEST):
@@ -276,11 +276,11 @@ def search_jobs(run: Callable[..., Any], database: Database) -> None:
                 12
             ):  # Of 200 jobs each, these rank six ranges, some of which have the end of a period.
                 lists = {"limit": 100, "after": after, "order": order}
-                page = run(searching.list_jobs, database, None, filters, **lists)
+                page = run(searching.search, database, None, filters, **lists)
                 assert len(page.jobs) == 100
                 after = page.next
     for filters in (Filters(metadata={"no": "one"}), Filters(key="key_none")):
-        run(searching.list_jobs, database, None, filters, limit=20)
+        run(searching.search, database, None, filters, limit=20)
 
 
 def look_over(run: Callable[..., Any], database: Database) -> None:
@@ -473,7 +473,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         delete_matching(run, database)
         with database.engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count(Worker.id))) == WORKERS + 2 - 100
-    # `verify` is there to read everything, and `origin_proof` is a column of one job. `searching.list_jobs` searches
+    # `verify` is there to read everything, and `origin_proof` is a column of one job. `searching.search` searches
     # by age and by rank.
     uncounted = {"verify", "origin_proof", "search_by_age", "search_by_rank"}
     public = {
