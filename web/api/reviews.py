@@ -50,7 +50,7 @@ def add_review(job_id: str) -> Response:
         job_id,
         protocol.new_review(body),
         reviewer=body.reviewer or caller.owner,
-        key_id=None if caller.key is None else caller.key.id,
+        key_id=caller.key_id,
         keyed=keyed,
     )
     found = [review for review in _history(job_id)["reviews"] if review["id"] == review_id]

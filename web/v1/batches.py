@@ -24,9 +24,7 @@ def create_batch() -> Response:
     new = parse_batch(data, chat_context=services.settings.chat_context, keyed=keyed_request(data))
     caller = get_caller()
     try:
-        batch = batches.create(
-            services.database, caller.owner, new, None if caller.key is None else caller.key.id
-        )
+        batch = batches.create(services.database, caller.owner, new, caller.key_id)
     except StoredFileNotFoundError as error:
         raise no_input(new.input_file_id) from error
     return json_response(batch_object(batch))

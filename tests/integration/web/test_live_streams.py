@@ -21,11 +21,10 @@ from openai import AsyncOpenAI, OpenAI
 from werkzeug.serving import make_server
 
 from cli.client import Client
-from jobs import dispatch
 from jobs.database import Database
 from jobs.models import ANONYMOUS, Job
 from jobs.progress import Follower, TextDeltas, Update
-from jobs.use_cases import stages, sweeping, workers
+from jobs.use_cases import cancellation, stages, sweeping, workers
 from jobs.use_cases.stages import Claim, Output
 from tests import application
 from tests.conftest import RUNTIME, WORKER, give_schema
@@ -61,7 +60,8 @@ class Web:
 
     def cancel(self, job: Job) -> None:
         """Cancel a job, and notify its readers."""
-        dispatch.cancel(self.database, self.services.progress, ANONYMOUS, job.id)
+        cancellation.cancel(self.database, ANONYMOUS, job.id)
+        self.services.progress.publish_change(job.id)
 
     def generate(self, stage: Claim, start: int, pieces: list[str]) -> None:
         """Publish pieces of a stage's text, as a worker does."""
