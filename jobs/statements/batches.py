@@ -18,10 +18,11 @@ from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import BatchNotFoundError
 from jobs.models import OPEN, Batch, BatchLine, BatchStatus, Job, Status
 from jobs.page_request import PageRequest
-from jobs.statements import deliveries, endings
+from jobs.statements import deliveries, endings, requests
 from jobs.statements.jobs import ATTEMPTS, IS_QUEUED
 from jobs.statements.owners import is_owned
 from jobs.statements.paging import read_page
+from jobs.statements.requests import Keyed
 from jobs.timing import LEASE
 
 #: The statuses in which a client can cancel a batch.
@@ -119,6 +120,11 @@ def get(session: Session, owner: str | None, batch_id: str) -> Batch:
     if batch is None or owner not in (None, batch.owner):
         raise BatchNotFoundError(batch_id)
     return batch
+
+
+def find_made(session: Session, request: Keyed | None) -> Batch | None:
+    """Return the batch that the same request created; see `requests.find_made`."""
+    return requests.find_made(session, request, sa.select(Batch))
 
 
 def list_page(session: Session, owner: str, page: PageRequest) -> tuple[list[Batch], bool]:

@@ -60,7 +60,7 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
     batch_id = new_id("batch_")
     try:
         with database.write_session() as session:
-            existing = requests.find_made(session, new.keyed, sa.select(Batch))
+            existing = batches.find_made(session, new.keyed)
             if existing is not None:
                 return existing
             file = files.get(session, owner, new.input_file_id)
@@ -87,7 +87,7 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
     except sa.exc.IntegrityError:
         # PostgreSQL: another transaction committed the same key after this one had looked for it.
         with database.read_session() as session:
-            existing = requests.find_made(session, new.keyed, sa.select(Batch))
+            existing = batches.find_made(session, new.keyed)
         if existing is None:
             raise
         return existing
