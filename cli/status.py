@@ -14,6 +14,7 @@ from cli.options import server
 from cli.pausing import sentence
 from cli.plain import say
 from cli.tables import count
+from jobs import quantities
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -98,17 +99,13 @@ def _worker(now: dt.datetime, worker: dict[str, Any]) -> Iterator[str]:
 
 def _usage(usage: dict[str, int | None]) -> Iterator[str]:
     if (resident := usage["resident_memory_bytes"]) is not None:
-        yield f"{_size(resident)} of memory"
+        yield f"{quantities.size(resident)} of memory"
     total, used = usage["gpu_memory_bytes"], usage["gpu_memory_used_bytes"]
     if total is not None and used is not None:
-        yield f"{_size(used)} of {_size(total)} of GPU memory"
+        yield f"{quantities.size(used)} of {quantities.size(total)} of GPU memory"
     blocks, taken = usage["kv_cache_blocks"], usage["kv_cache_blocks_used"]
     if blocks is not None and taken is not None:
         yield f"{taken} of {blocks} blocks of the KV cache"
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _capped(number: int) -> str:
@@ -116,8 +113,4 @@ def _capped(number: int) -> str:
 
 
 def _ago(now: dt.datetime, time: str) -> str:
-    seconds = max(0, round((now - dt.datetime.fromisoformat(time)).total_seconds()))
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+    return quantities.duration(now - dt.datetime.fromisoformat(time))

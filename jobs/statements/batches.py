@@ -7,7 +7,6 @@ the line is in the output or error file.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import BatchNotFoundError
+from jobs.ids import is_id
 from jobs.models import OPEN, Batch, BatchLine, BatchStatus, Job, Status
 from jobs.page_request import PageRequest
 from jobs.statements import deliveries, endings, requests
@@ -100,12 +100,12 @@ class Submitted(NamedTuple):
 
 
 def check_id(batch_id: str) -> None:
-    """Check that a text can be a batch's id. Not every text can be a parameter of a statement.
+    """Check that a text can be a batch\'s id.
 
     Raises:
         BatchNotFoundError: it cannot.
     """
-    if not re.fullmatch(r"batch_[0-9a-z]{1,32}", batch_id):
+    if not is_id(batch_id, "batch_"):
         raise BatchNotFoundError(batch_id)
 
 

@@ -6,13 +6,13 @@ The owner None stands for all owners. Clients see files that are complete and ha
 from __future__ import annotations
 
 import datetime as dt
-import re
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import StoredFileNotFoundError
+from jobs.ids import is_id
 from jobs.models import Batch, File, FileChunk, FilePurpose, FileState
 from jobs.page_request import PageRequest
 from jobs.statements import clock, requests
@@ -50,12 +50,12 @@ _READ = (
 
 
 def check_id(file_id: str) -> None:
-    """Check that a text can be a file's id. Not every text can be a parameter of a statement.
+    """Check that a text can be a file\'s id.
 
     Raises:
         StoredFileNotFoundError: it cannot.
     """
-    if not re.fullmatch(r"file-[0-9a-z]{1,32}", file_id):
+    if not is_id(file_id, "file-"):
         raise StoredFileNotFoundError(file_id)
 
 

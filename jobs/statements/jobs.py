@@ -6,7 +6,6 @@ The owner None stands for all owners.
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from sqlalchemy.orm.interfaces import ORMOption
 from jobs.column_types import utcnow
 from jobs.enums import ANY
 from jobs.errors import JobNotFoundError
+from jobs.ids import is_id
 from jobs.models import OPEN, Attempt, Job, Status
 from jobs.search.filters import Filters
 from jobs.statements import endings, requests
@@ -123,12 +123,12 @@ def add_all(connection: sa.Connection, jobs: Sequence[Job]) -> None:
 
 
 def check_id(job_id: str) -> None:
-    """Check that a text can be a job's id. Not every text can be a parameter of a statement.
+    """Check that a text can be a job\'s id.
 
     Raises:
         JobNotFoundError: it cannot.
     """
-    if not re.fullmatch(r"resp_[0-9a-z]{1,32}", job_id):
+    if not is_id(job_id, "resp_"):
         raise JobNotFoundError(job_id)
 
 
