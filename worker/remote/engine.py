@@ -199,7 +199,7 @@ class OpenAIEngine:
             outcome = error
         except Exception as error:  # whatever it is, only this request fails
             log.exception("a request failed")
-            outcome = EngineError(f"{type(error).__name__}: {error}")
+            outcome = EngineError.of(error)
         generation.finish(outcome)
 
     def _stopped(self, generation: Generation, progress: Progress) -> Completion | EngineError:
