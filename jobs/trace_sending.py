@@ -6,7 +6,7 @@ import hashlib
 import logging
 
 from jobs.database import Database
-from jobs.duties import Duty, DutyThread
+from jobs.duties import JITTER, Duty, DutyThread
 from jobs.protocol.history import history
 from jobs.telemetry import Exporter
 from jobs.trace_receiver import ReceiverUnavailableError, SpansRefusedError, TraceReceiver
@@ -38,7 +38,7 @@ class TraceSending(DutyThread):
         self._receiver = TraceReceiver(endpoint or "", TIMEOUT, log)
         self._exporter = Exporter() if endpoint else None
         duties = [Duty(INTERVAL, self.send)]
-        super().__init__("traces", duties, poll=INTERVAL / 5, jitter=0.2)
+        super().__init__("traces", duties, jitter=JITTER)
 
     def start(self) -> None:
         """Begin to send, if there is a receiver."""
