@@ -20,7 +20,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from worker.checkpoints.errors import first_line
+from worker.checkpoints.errors import and_more, first_line
 from worker.lora import LoraError
 from worker.lora.adapter import CONFIG_NAME, PREFIX, Adapter, merging_unsupported_reasons
 from worker.lora.layout import Weights
@@ -216,9 +216,8 @@ def _map_tensors(base: Path, injected: Any, adapter: Adapter) -> dict[str, str]:
             )
         sources.update(dict.fromkeys(names_by_id[id(parameter)], key))
     if missing := sorted(required.keys() - entries.keys()):
-        further = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise LoraError(
-            f"{adapter.folder} is incomplete: it has no {missing[0]}{further}, which its {CONFIG_NAME} "
+            f"{adapter.folder} is incomplete: it has no {missing[0]}{and_more(missing)}, which its {CONFIG_NAME} "
             f"requires for {base}"
         )
     return sources
