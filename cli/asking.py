@@ -210,7 +210,7 @@ def _queued(place: dict[str, Any]) -> str:
     if place.get("place"):
         later = " or later" if place["place"] >= MOST else ""
         more = " or more" if place["queued"] >= MOST else ""
-        parts = [f"queued, {ordinal(place['place'])}{later} of {place['queued']}{more}"]
+        parts = [f"queued, {ordinal(place['place'])}{later} of {place['queued']:,}{more}"]
     if (wait := place.get("wait")) is not None:
         parts.append(about(wait))
     if (ready := place.get("ready_workers")) is not None:
