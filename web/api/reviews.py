@@ -8,7 +8,7 @@ from flask import Response, jsonify
 
 from jobs.errors import JobNotFoundError
 from jobs.protocol import reviews as protocol
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import invalid_value
 from jobs.protocol.history import history
 from jobs.protocol.reviews import CreateReview
 from jobs.protocol.validation import parse
@@ -39,10 +39,8 @@ def add_review(job_id: str) -> Response:
     keyed = keyed_request(data)
     body = parse(CreateReview, data)
     if caller.key is not None and body.reviewer is not None:
-        raise InvalidRequestError(
-            "`reviewer` is for servers without API keys. Here it is the key's owner.",
-            code="invalid_value",
-            param="reviewer",
+        raise invalid_value(
+            "reviewer", "`reviewer` is for servers without API keys. Here it is the key's owner."
         )
     review_id = reviewing.add(
         services.database,

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import invalid_value
 from jobs.protocol.history import history, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import replays, report
@@ -93,9 +93,7 @@ def retrieve_job_proof(job_id: str) -> Response:
     parts = [part for part in Part if query.given(part)]
     number = query.integer(parts[0], 0, 0, MAX_NUMBER) if parts else 0
     if len(parts) > 1:
-        raise InvalidRequestError(
-            "Give one of `review` and `erasure`.", code="invalid_value", param=parts[0]
-        )
+        raise invalid_value(parts[0], "Give one of `review` and `erasure`.")
     prove = proving.origin_proof if of_origin else proving.prove
     found = prove(*reader, parts[0] if parts else None, number)
     response = Response(found.text, content_type="text/plain; charset=utf-8")
