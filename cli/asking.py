@@ -39,7 +39,6 @@ def follow(
     *,
     fields: Fields | None = None,
     final: bool = False,
-    hint: str = "",
 ) -> ExitStatus:
     """Print a job's texts as they are written, or only its end; return the exit status.
 
@@ -48,7 +47,6 @@ def follow(
         job_id: of the job.
         fields: which fields of the response to print as JSON instead of the texts.
         final: whether to print the final answer alone.
-        hint: options that further commands need to reach the same server.
 
     Raises:
         Interrupted: at Ctrl-C. The job goes on.
@@ -59,8 +57,8 @@ def follow(
         response = stream(client, job_id, screen, show=not (fields or final))
     except KeyboardInterrupt:
         raise Interrupted(
-            f"Interrupted; the job {job_id} goes on. Follow it with `helixq jobs watch {job_id}{hint}`, "
-            f"or end it with `helixq jobs cancel {job_id}{hint}`."
+            f"Interrupted; the job {job_id} goes on. Follow it with `helixq jobs watch {job_id}{client.option}`, "
+            f"or end it with `helixq jobs cancel {job_id}{client.option}`."
         ) from None
     if fields:
         fields.print(response, answer=answer(response), page=client.page(job_id))

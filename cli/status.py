@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,9 +16,6 @@ from cli.plain import say
 from cli.tables import count
 from jobs import quantities
 
-if TYPE_CHECKING:
-    from jobs.settings import Settings
-
 #: Where counts of the server end (`jobs.statements.in_queue.CAP`).
 MOST = 1000
 
@@ -26,15 +23,13 @@ MOST = 1000
 @click.command(cls=Command)
 @json_fields("System", "ready")
 @server
-@click.pass_obj
-def command(settings: Settings, /, fields: Fields | None, url: str | None) -> None:
+def command(client: Client, /, fields: Fields | None) -> None:
     """Show what runs: the web, the workers with their models, the queue and the log.
 
     The exit status is 1 if the server is not ready to answer questions. A server that requires keys needs one with
     the scope audit.
     """
-    with Client(url or settings.url, settings.api_key) as client:
-        readiness, system = client.readiness(), client.system()
+    readiness, system = client.readiness(), client.system()
     if fields:
         fields.print({"ready": readiness, **system})
     else:
