@@ -125,7 +125,7 @@ class InvalidRequestError(ProtocolError):
     """The request is wrong."""
 
 
-def invalid_value(param: str, message: str) -> InvalidRequestError:
+def invalid_value(param: str | None, message: str) -> InvalidRequestError:
     """Return the error of a parameter that has a wrong value."""
     return InvalidRequestError(message, code="invalid_value", param=param)
 
