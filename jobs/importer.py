@@ -105,7 +105,7 @@ def import_file(
     database: Database,
     trusted: Sequence[Verifier],
     *,
-    check_first: bool = True,
+    check_first: bool,
 ) -> Report:
     """Import the histories of a file.
 

@@ -60,10 +60,10 @@ class FoundVersion(NamedTuple):
 class IndexedFilters:
     """The filters that the table of jobs has indexes for, beside that of the status. None means that all jobs meet it."""
 
-    owner: str | None = None
+    owner: str | None
     #: Created from ``since`` on, and before ``until``.
-    since: dt.datetime | None = None
-    until: dt.datetime | None = None
+    since: dt.datetime | None
+    until: dt.datetime | None
     #: The last rating of the regeneration; None for jobs without one, `ANY` for all.
     rating: int | None = ANY
 

@@ -46,7 +46,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
     """Make a folder that appears at ``path`` only when it is complete and on the disk.
 
     The body writes into a hidden folder beside ``path``, which is renamed to ``path`` at the end. If

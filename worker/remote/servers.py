@@ -180,7 +180,7 @@ class Servers:
         member.usable = False
         member.check_now.set()
 
-    async def pick(self, avoid: Member | None = None) -> Member:
+    async def pick(self, avoid: Member | None) -> Member:
         """Return the usable server that runs the fewest of this worker's requests; wait until there is one.
 
         Args:
