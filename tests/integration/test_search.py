@@ -36,6 +36,7 @@ from jobs.use_cases import (
     workers,
 )
 from tests.conftest import RUNTIME, WORKER
+from tests.executed_statements import executed
 from tests.integration.long_history import multiply
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
 
@@ -166,16 +167,8 @@ def test_times_without_jobs_are_not_searched_when_matches_are_more_than_estimate
     monkeypatch.setattr(search._Search, "_estimate", lambda *_: 1.0)
     for name in ("_MAX_COMPARED", "_MAX_CANDIDATES"):
         monkeypatch.setattr(search, name, 10)
-    statements: list[str] = []
-
-    def note(*arguments: Any) -> None:
-        statements.append(arguments[2])
-
-    sa.event.listen(database.engine, "before_cursor_execute", note)
-    try:
+    with executed(database.engine) as statements:
         found = find(database, '"quick fox"')
-    finally:
-        sa.event.remove(database.engine, "before_cursor_execute", note)
     assert found == [i for i, text in history.items() if " quick fox " in text]
     assert len(statements) < 60
 
