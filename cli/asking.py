@@ -21,6 +21,7 @@ from cli.screen import Screen
 from cli.status import MOST
 from cli.statuses import ExitStatus, Interrupted, of_job
 from jobs.pipeline import Role, label
+from jobs.quantities import about, ordinal
 
 #: Seconds between two checks of a job's place in the queue, and between two drawings of the live line.
 PLACE_INTERVAL, TICK = 2.0, 0.2
@@ -28,8 +29,6 @@ PLACE_INTERVAL, TICK = 2.0, 0.2
 RATE_WINDOW = 5.0
 #: Seconds without text after which the live line says so.
 SILENCE = 5.0
-#: Seconds from which on a wait is shown in minutes.
-MINUTES = 90
 #: The events that bring text.
 TEXT_DELTAS = ("response.reasoning_text.delta", "response.output_text.delta")
 
@@ -40,7 +39,6 @@ def follow(
     *,
     fields: Fields | None = None,
     final: bool = False,
-    hint: str = "",
 ) -> ExitStatus:
     """Print a job's texts as they are written, or only its end; return the exit status.
 
@@ -49,7 +47,6 @@ def follow(
         job_id: of the job.
         fields: which fields of the response to print as JSON instead of the texts.
         final: whether to print the final answer alone.
-        hint: options that further commands need to reach the same server.
 
     Raises:
         Interrupted: at Ctrl-C. The job goes on.
@@ -60,8 +57,8 @@ def follow(
         response = stream(client, job_id, screen, show=not (fields or final))
     except KeyboardInterrupt:
         raise Interrupted(
-            f"Interrupted; the job {job_id} goes on. Follow it with `helixq jobs watch {job_id}{hint}`, "
-            f"or end it with `helixq jobs cancel {job_id}{hint}`."
+            f"Interrupted; the job {job_id} goes on. Follow it with `helixq jobs watch {job_id}{client.option}`, "
+            f"or end it with `helixq jobs cancel {job_id}{client.option}`."
         ) from None
     if fields:
         fields.print(response, answer=answer(response), page=client.page(job_id))
@@ -211,9 +208,9 @@ def _queued(place: dict[str, Any]) -> str:
     if place.get("place"):
         later = " or later" if place["place"] >= MOST else ""
         more = " or more" if place["queued"] >= MOST else ""
-        parts = [f"queued, {ordinal(place['place'])}{later} of {place['queued']}{more}"]
+        parts = [f"queued, {ordinal(place['place'])}{later} of {place['queued']:,}{more}"]
     if (wait := place.get("wait")) is not None:
-        parts.append(f"about {wait:.0f} s" if wait < MINUTES else f"about {wait / 60:.0f} min")
+        parts.append(about(wait))
     if (ready := place.get("ready_workers")) is not None:
         parts.append(
             {0: "no worker is ready", 1: "1 worker is ready"}.get(
@@ -221,12 +218,6 @@ def _queued(place: dict[str, Any]) -> str:
             )
         )
     return " · ".join(parts)
-
-
-def ordinal(number: int) -> str:
-    """Return 1st, 2nd, 3rd, 4th, …"""
-    last = number % 10 if number % 100 not in (11, 12, 13) else 0
-    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"
 
 
 def stage_of(item_id: str) -> tuple[Role, int]:

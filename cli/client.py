@@ -28,13 +28,15 @@ FINAL = ("response.completed", "response.incomplete", "response.failed")
 class Client:
     """Calls one server."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(self, url: str, api_key: str | None = None, *, option: str = "") -> None:
         """
         Args:
             url: of the server.
             api_key: to send with each request.
+            option: the option that names the same server in another command, with a space before it, if it needs one.
         """
         self.url = url.rstrip("/")
+        self.option = option
         self._http = make_client(
             base_url=self.url,
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},

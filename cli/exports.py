@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import click
 
@@ -21,9 +21,6 @@ from jobs.enums import Shape
 from jobs.formats.compression import Compression
 from jobs.formats.writing import FileKind, Format, kind_of
 from jobs.pipeline import Role
-
-if TYPE_CHECKING:
-    from jobs.settings import Settings
 
 #: A format that is made here, of histories as the server exports them.
 OTLP = "otlp"
@@ -66,15 +63,13 @@ OTLP = "otlp"
 )
 @job_filters
 @server
-@click.pass_obj
 def export(
-    settings: Settings,
+    client: Client,
     /,
     output: Path | None,
     format_: str | None,
     compression: str | None,
     endpoint: str | None,
-    url: str | None,
     **options: Any,
 ) -> None:
     """Export jobs to a file, the oldest first. Most filters find jobs that have ended."""
@@ -84,12 +79,11 @@ def export(
             raise click.UsageError(
                 "--format otlp writes histories, uncompressed, to --output or to --endpoint, not to both."
             )
-        with Client(url or settings.url, settings.api_key) as client:
-            lines = client.export(parameters)
-            if endpoint is not None:
-                click.echo(f"Sent {count(traces.send(endpoint, lines), 'trace')}.")
-            else:
-                _write(traces.in_json(lines), output)
+        lines = client.export(parameters)
+        if endpoint is not None:
+            click.echo(f"Sent {count(traces.send(endpoint, lines), 'trace')}.")
+        else:
+            _write(traces.in_json(lines), output)
         return
     if endpoint is not None:
         raise click.UsageError("--endpoint needs --format otlp.")
@@ -105,8 +99,7 @@ def export(
     parameters["format"] = str(format_)
     if compression is not None:
         parameters["compression"] = str(compression)
-    with Client(url or settings.url, settings.api_key) as client:
-        _write(client.export(parameters), output)
+    _write(client.export(parameters), output)
 
 
 def _named(output: Path | None, format_: str | None) -> FileKind:

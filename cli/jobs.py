@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -22,16 +22,13 @@ from cli import asking
 from cli.client import Client
 from cli.each_job import EachJob, print_each
 from cli.fields import Command, Fields, json_fields
-from cli.options import address, filter_parameters, job_filters, server
+from cli.options import filter_parameters, job_filters, server
 from cli.plain import printable, say
 from cli.statuses import Interrupted
 from cli.tables import count, fitted
 from jobs.enums import Order
 from jobs.pipeline import Role, label
 from jobs.tlog.salted import is_erased
-
-if TYPE_CHECKING:
-    from jobs.settings import Settings
 
 #: Columns of a question in a list, at least, and of an owner.
 MIN_QUESTION, OWNER = 20, 12
@@ -54,31 +51,28 @@ ENDS = {"length": "truncated at its token limit", "stop_string": "ended at a sto
 )
 @json_fields("ListedJob")
 @server
-@click.pass_obj
 def list_(
-    settings: Settings,
+    client: Client,
     /,
     limit: int,
     fields: Fields | None,
-    url: str | None,
     **filters: Any,
 ) -> None:
     """List jobs, newest first, or those that match a query. Most filters find jobs that have ended."""
     parameters = filter_parameters(**filters)
     columns = shutil.get_terminal_size((120, 24)).columns
-    with Client(url or settings.url, settings.api_key) as client:
-        jobs = client.list_jobs(parameters, limit)
-        some = list(islice(jobs, FIRST))
-        names_owners = len({job["owner"] for job in some}) > 1
-        for job in chain(some, jobs):
-            if fields:
-                fields.print(job, lines=True)
-                continue
-            click.echo(_row(job, columns, names_owners=names_owners))
-            if job["snippets"]:
-                click.echo(f"    {_snippet(job['snippets'][0])}")
-        if not some and not fields:
-            click.echo("No job matches." if parameters else "There are no jobs.", err=True)
+    jobs = client.list_jobs(parameters, limit)
+    some = list(islice(jobs, FIRST))
+    names_owners = len({job["owner"] for job in some}) > 1
+    for job in chain(some, jobs):
+        if fields:
+            fields.print(job, lines=True)
+            continue
+        click.echo(_row(job, columns, names_owners=names_owners))
+        if job["snippets"]:
+            click.echo(f"    {_snippet(job['snippets'][0])}")
+    if not some and not fields:
+        click.echo("No job matches." if parameters else "There are no jobs.", err=True)
 
 
 def _snippet(snippet: dict[str, Any]) -> str:
@@ -95,11 +89,9 @@ def _snippet(snippet: dict[str, Any]) -> str:
 @click.argument("job_id", metavar="ID")
 @json_fields("History", "page")
 @server
-@click.pass_obj
-def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | None) -> None:
+def show(client: Client, /, job_id: str, fields: Fields | None) -> None:
     """Show a job and the attempts at its stages."""
-    with Client(url or settings.url, settings.api_key) as client:
-        history, page = client.history(job_id), client.page(job_id)
+    history, page = client.history(job_id), client.page(job_id)
     if fields:
         fields.print(history, page=page)
         return
@@ -139,15 +131,11 @@ def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | N
 @json_fields("ResponseObject", "answer", "page")
 @click.option("--final", is_flag=True, help="Print the final answer alone, once it is there.")
 @server
-@click.pass_obj
-def watch(
-    settings: Settings, /, job_id: str, fields: Fields | None, final: bool, url: str | None
-) -> None:
+def watch(client: Client, /, job_id: str, fields: Fields | None, final: bool) -> None:
     """Follow a job to its end, and print its texts as they are written. Ctrl-C does not end the job."""
     if final and fields:
         raise click.UsageError("Give either --final or --json.")
-    with Client(url or settings.url, settings.api_key) as client:
-        status = asking.follow(client, job_id, fields=fields, final=final, hint=address(url))
+    status = asking.follow(client, job_id, fields=fields, final=final)
     sys.exit(status)
 
 
@@ -155,26 +143,18 @@ def watch(
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 @json_fields("ResponseObject")
 @server
-@click.pass_obj
-def cancel(
-    settings: Settings, /, job_ids: tuple[str, ...], fields: Fields | None, url: str | None
-) -> None:
+def cancel(client: Client, /, job_ids: tuple[str, ...], fields: Fields | None) -> None:
     """Cancel jobs. One that has ended stays as it is."""
-    with Client(url or settings.url, settings.api_key) as client:
-        print_each(job_ids, client.cancel, _standing, fields)
+    print_each(job_ids, client.cancel, _standing, fields)
 
 
 @click.command(cls=Command)
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 @json_fields("Summary")
 @server
-@click.pass_obj
-def retry(
-    settings: Settings, /, job_ids: tuple[str, ...], fields: Fields | None, url: str | None
-) -> None:
+def retry(client: Client, /, job_ids: tuple[str, ...], fields: Fields | None) -> None:
     """Continue failed jobs from their first unfinished stage."""
-    with Client(url or settings.url, settings.api_key) as client:
-        print_each(job_ids, client.retry, _standing, fields)
+    print_each(job_ids, client.retry, _standing, fields)
 
 
 def _standing(job: dict[str, Any]) -> str:
@@ -192,51 +172,46 @@ def _standing(job: dict[str, Any]) -> str:
 )
 @json_fields("Replay", "id")
 @server
-@click.pass_obj
 def replay(
-    settings: Settings,
+    client: Client,
     /,
     job_ids: tuple[str, ...],
     sample: int | None,
     fields: Fields | None,
-    url: str | None,
     **times: str | None,
 ) -> None:
     """Run jobs again as new jobs, and compare the texts. The exit status is 1 if one differs."""
     between = {name: time for name, time in times.items() if time is not None}
     if bool(job_ids) == bool(between) or (sample and not between):
         raise click.UsageError("Give either IDs, or --since or --until, and --sample with these.")
-    with Client(url or settings.url, settings.api_key) as client:
-        ids = list(job_ids) or _completed(client, between)
-        if sample and sample < len(ids):
-            ids = random.SystemRandom().sample(ids, sample)
-        each = EachJob()
-        all_identical = True
-        running: deque[str] = deque()
-        try:
-            # All are submitted before the first is waited for: the engine batches them.
-            running.extend(each.results(ids, client.replay))
-            while running:
-                for _ in client.events(running[0]):
-                    pass
-                history = client.history(running[0])
-                report = history["replay"]
-                all_identical &= report["identical"] is True
-                if fields:
-                    fields.print({"id": history["id"], **report}, lines=True)
-                else:
-                    click.echo(
-                        f"{report['of']}, replayed as {history['id']}: {_comparison(history)}"
-                    )
-                running.popleft()
-        except KeyboardInterrupt:
-            if not running:
-                raise
-            verb = "goes" if len(running) == 1 else "go"
-            raise Interrupted(
-                f"Interrupted; {count(len(running), 'replay')} {verb} on, and `helixq jobs show ID` compares the "
-                f"texts: {' '.join(running)}"
-            ) from None
+    ids = list(job_ids) or _completed(client, between)
+    if sample and sample < len(ids):
+        ids = random.SystemRandom().sample(ids, sample)
+    each = EachJob()
+    all_identical = True
+    running: deque[str] = deque()
+    try:
+        # All are submitted before the first is waited for: the engine batches them.
+        running.extend(each.results(ids, client.replay))
+        while running:
+            for _ in client.events(running[0]):
+                pass
+            history = client.history(running[0])
+            report = history["replay"]
+            all_identical &= report["identical"] is True
+            if fields:
+                fields.print({"id": history["id"], **report}, lines=True)
+            else:
+                click.echo(f"{report['of']}, replayed as {history['id']}: {_comparison(history)}")
+            running.popleft()
+    except KeyboardInterrupt:
+        if not running:
+            raise
+        verb = "goes" if len(running) == 1 else "go"
+        raise Interrupted(
+            f"Interrupted; {count(len(running), 'replay')} {verb} on, and `helixq jobs show ID` compares the "
+            f"texts: {' '.join(running)}"
+        ) from None
     sys.exit(each.failed or not all_identical)
 
 

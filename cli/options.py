@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
+from cli.client import Client
 from jobs.enums import Status
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -129,19 +134,23 @@ def _with_scheme(_context: click.Context, _option: object, url: str | None) -> s
     return re.sub("/v1/?$", "", url)
 
 
-def server(command: F) -> F:
-    """Add the option that names the server."""
+def server(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that names the server, and pass a client of it as the first argument. Other options come above."""
+
+    @functools.wraps(command)
+    def run(*, url: str | None, **options: Any) -> Any:
+        context = click.get_current_context()
+        settings: Settings = context.obj
+        option = "" if url is None else f" --url {shlex.quote(url)}"
+        client = Client(url or settings.url, settings.api_key, option=option)
+        return command(context.with_resource(client), **options)
+
     return click.option(
         "--url",
         metavar="URL",
         callback=_with_scheme,
         help="The server's URL, or its host and port (default: from HELIXQ_HOST and HELIXQ_PORT).",
-    )(command)
-
-
-def address(url: str | None) -> str:
-    """Return the option that names the same server in another command."""
-    return "" if url is None else f" --url {shlex.quote(url)}"
+    )(run)
 
 
 def read_question(question: str | None) -> str:

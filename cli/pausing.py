@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,33 +12,26 @@ from cli.fields import Command, Fields, json_fields
 from cli.options import server
 from cli.plain import printable
 
-if TYPE_CHECKING:
-    from jobs.settings import Settings
-
 
 @click.command(cls=Command)
 @click.option("--note", metavar="TEXT", help="A message for all who wait, such as the reason.")
 @json_fields("PauseChange")
 @server
-@click.pass_obj
-def pause(settings: Settings, /, note: str | None, fields: Fields | None, url: str | None) -> None:
+def pause(client: Client, /, note: str | None, fields: Fields | None) -> None:
     """Pause the queue: stages that run finish, and no other starts until `helixq resume`.
 
     Questions are still accepted, and wait. A server that requires keys needs one with the scope admin.
     """
-    with Client(url or settings.url, settings.api_key) as client:
-        changed = client.pause(note)
+    changed = client.pause(note)
     _show(changed, fields, sentence(changed["pause"]))
 
 
 @click.command(cls=Command)
 @json_fields("PauseChange")
 @server
-@click.pass_obj
-def resume(settings: Settings, /, fields: Fields | None, url: str | None) -> None:
+def resume(client: Client, /, fields: Fields | None) -> None:
     """Resume the queue that `helixq pause` paused."""
-    with Client(url or settings.url, settings.api_key) as client:
-        changed = client.resume()
+    changed = client.resume()
     said = "The queue was not paused."
     if changed["changed"]:
         said = f"The queue is resumed. It had been {_since(changed['pause'])}."

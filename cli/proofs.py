@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from cli.client import Client
 from cli.errors import ExpectedError
 from cli.options import server
-
-if TYPE_CHECKING:
-    from jobs.settings import Settings
 
 
 @click.command()
@@ -31,14 +27,12 @@ if TYPE_CHECKING:
     "--erasure", type=click.IntRange(min=0), metavar="NUMBER", help="The proof of this erasure."
 )
 @server
-@click.pass_obj
 def proof(
-    settings: Settings,
+    client: Client,
     /,
     job_id: str,
     output: Path | None,
     origin: bool,
-    url: str | None,
     **parts: int | None,
 ) -> None:
     """Print the proof that a job is in the transparency log: a C2SP tlog-proof file.
@@ -50,8 +44,7 @@ def proof(
         raise click.UsageError("Give one of --review and --erasure.")
     if origin:
         parameters["origin"] = "true"
-    with Client(url or settings.url, settings.api_key) as client:
-        text = client.proof(job_id, **parameters)
+    text = client.proof(job_id, **parameters)
     if output is None:
         click.echo(text, nl=False)
         return

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli import asking, chatting
 from cli.client import Client
 from cli.fields import Command, Fields, json_fields
-from cli.options import address, read_question, server
+from cli.options import read_question, server
 from jobs.pipeline import Sampling
-
-if TYPE_CHECKING:
-    from jobs.settings import Settings
 
 #: The server's defaults, which are the model card's.
 CARD = Sampling()
@@ -55,16 +52,14 @@ CARD = Sampling()
 )
 @click.option("--priority", type=int, help="0 to 9; higher runs first (default: 5).")
 @server
-@click.pass_obj
 def ask(
-    settings: Settings,
+    client: Client,
     /,
     question: str | None,
     no_wait: bool,
     final: bool,
     fields: Fields | None,
     opens: bool,
-    url: str | None,
     system: str | None,
     stop: tuple[str, ...],
     **options: Any,
@@ -84,30 +79,27 @@ def ask(
         "stop": list(stop) or None,
         "input": read_question(question),
     }
-    with Client(url or settings.url, settings.api_key) as client:
-        job_id = client.submit({k: v for k, v in given.items() if v is not None})
-        if opens:
-            asking.open_page(client.page(job_id))
-        if no_wait:
-            if fields:
-                fields.print({"id": job_id, "page": client.page(job_id)}, lines=True)
-            else:
-                click.echo(job_id)
-            return
-        status = asking.follow(client, job_id, fields=fields, final=final, hint=address(url))
+    job_id = client.submit({k: v for k, v in given.items() if v is not None})
+    if opens:
+        asking.open_page(client.page(job_id))
+    if no_wait:
+        if fields:
+            fields.print({"id": job_id, "page": client.page(job_id)}, lines=True)
+        else:
+            click.echo(job_id)
+        return
+    status = asking.follow(client, job_id, fields=fields, final=final)
     sys.exit(status)
 
 
 @click.command()
 @server
-@click.pass_obj
-def chat(settings: Settings, /, url: str | None) -> None:
+def chat(client: Client, /) -> None:
     """Ask questions in a loop, like the model card's program.
 
     On a terminal, lines can be edited and are kept in a history. A pasted block is one question, and so is the text
     between two lines of three quotes. /help lists the commands. Ctrl-C cancels the question that is being answered,
     and Ctrl-D ends the loop.
     """
-    with Client(url or settings.url, settings.api_key) as client:
-        status = chatting.Chat(client).run()
+    status = chatting.Chat(client).run()
     sys.exit(status)

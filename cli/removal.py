@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,9 +11,6 @@ from cli.each_job import print_each
 from cli.fields import Command, Fields, json_fields
 from cli.options import server
 from cli.tables import count
-
-if TYPE_CHECKING:
-    from jobs.settings import Settings
 
 
 @click.command(cls=Command)
@@ -29,16 +26,14 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_fields("Erased")
 @server
-@click.pass_obj
 def erase(
-    settings: Settings,
+    client: Client,
     /,
     job_id: str,
     texts: tuple[str, ...],
     all_texts: bool,
     yes: bool,
     fields: Fields | None,
-    url: str | None,
 ) -> None:
     """Erase texts of a job that has ended, with their copies in the job. What is left still verifies."""
     if bool(texts) == all_texts:
@@ -46,8 +41,7 @@ def erase(
     if not yes:
         what = "all texts" if all_texts else f"{', '.join(texts)} and its copies"
         click.confirm(f"Erase {what} of {job_id}? They cannot be restored.", abort=True, err=True)
-    with Client(url or settings.url, settings.api_key) as client:
-        erased = client.erase(job_id, "all" if all_texts else list(texts))
+    erased = client.erase(job_id, "all" if all_texts else list(texts))
     if fields:
         fields.print(erased, lines=True)
         return
@@ -71,9 +65,8 @@ def erase(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_fields(("id", "deleted", "matched"))
 @server
-@click.pass_obj
 def delete(
-    settings: Settings,
+    client: Client,
     /,
     job_ids: tuple[str, ...],
     owner: str | None,
@@ -81,7 +74,6 @@ def delete(
     dry_run: bool,
     yes: bool,
     fields: Fields | None,
-    url: str | None,
 ) -> None:
     """Delete jobs with their histories, whether they have ended or not. The log says that they were."""
     matching = owner is not None or bool(pairs)
@@ -95,25 +87,24 @@ def delete(
         if not separator:
             raise click.UsageError(f"--metadata should be KEY=VALUE, not {pair!r}.")
         metadata[key] = value
-    with Client(url or settings.url, settings.api_key) as client:
-        if job_ids:
-            if not yes:
-                click.confirm(f"Delete {count(len(job_ids), 'job')}?", abort=True, err=True)
-            print_each(job_ids, client.delete, lambda job: f"{job['id']} is deleted.", fields)
+    if job_ids:
+        if not yes:
+            click.confirm(f"Delete {count(len(job_ids), 'job')}?", abort=True, err=True)
+        print_each(job_ids, client.delete, lambda job: f"{job['id']} is deleted.", fields)
+        return
+    body: dict[str, Any] = {"metadata": metadata}
+    if owner is not None:
+        body["owner"] = owner
+    if dry_run or not yes:
+        matched = client.delete_matching({**body, "dry_run": True})
+        if dry_run:
+            said = f"{count(matched, 'job')} would be deleted."
+            _print({"matched": matched, "deleted": 0}, said, fields)
             return
-        body: dict[str, Any] = {"metadata": metadata}
-        if owner is not None:
-            body["owner"] = owner
-        if dry_run or not yes:
-            matched = client.delete_matching({**body, "dry_run": True})
-            if dry_run:
-                said = f"{count(matched, 'job')} would be deleted."
-                _print({"matched": matched, "deleted": 0}, said, fields)
-                return
-            click.confirm(f"Delete {count(matched, 'job')}?", abort=True, err=True)
-        deleted = client.delete_matching(body)
-        said = f"{count(deleted, 'job')} {'was' if deleted == 1 else 'were'} deleted."
-        _print({"matched": deleted, "deleted": deleted}, said, fields)
+        click.confirm(f"Delete {count(matched, 'job')}?", abort=True, err=True)
+    deleted = client.delete_matching(body)
+    said = f"{count(deleted, 'job')} {'was' if deleted == 1 else 'were'} deleted."
+    _print({"matched": deleted, "deleted": deleted}, said, fields)
 
 
 def _print(reply: dict[str, Any], said: str, fields: Fields | None) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli.client import Client
 from cli.fields import Command, Fields, json_fields
 from cli.options import server
-
-if TYPE_CHECKING:
-    from jobs.settings import Settings
 
 RATING = click.Choice(["-1", "0", "1", "+1"])
 
@@ -26,16 +23,14 @@ RATING = click.Choice(["-1", "0", "1", "+1"])
 @click.option("--reviewer", metavar="NAME", help="Who you are, on a server without API keys.")
 @json_fields("Review")
 @server
-@click.pass_obj
 def review(
-    settings: Settings,
+    client: Client,
     /,
     job_id: str,
     critique: str | None,
     regeneration: str | None,
     tags: tuple[str, ...],
     fields: Fields | None,
-    url: str | None,
     **texts: str | None,
 ) -> None:
     """Review a job that has ended. Your last review counts, and the earlier ones stay."""
@@ -45,8 +40,7 @@ def review(
             body[name] = int(rating)
     if tags:
         body["tags"] = list(tags)
-    with Client(url or settings.url, settings.api_key) as client:
-        added = client.review(job_id, body)
+    added = client.review(job_id, body)
     if fields:
         fields.print(added, lines=True)
     else:

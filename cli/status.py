@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -14,9 +14,7 @@ from cli.options import server
 from cli.pausing import sentence
 from cli.plain import say
 from cli.tables import count
-
-if TYPE_CHECKING:
-    from jobs.settings import Settings
+from jobs import quantities
 
 #: Where counts of the server end (`jobs.statements.in_queue.CAP`).
 MOST = 1000
@@ -25,15 +23,13 @@ MOST = 1000
 @click.command(cls=Command)
 @json_fields("System", "ready")
 @server
-@click.pass_obj
-def command(settings: Settings, /, fields: Fields | None, url: str | None) -> None:
+def command(client: Client, /, fields: Fields | None) -> None:
     """Show what runs: the web, the workers with their models, the queue and the log.
 
     The exit status is 1 if the server is not ready to answer questions. A server that requires keys needs one with
     the scope audit.
     """
-    with Client(url or settings.url, settings.api_key) as client:
-        readiness, system = client.readiness(), client.system()
+    readiness, system = client.readiness(), client.system()
     if fields:
         fields.print({"ready": readiness, **system})
     else:
@@ -98,17 +94,13 @@ def _worker(now: dt.datetime, worker: dict[str, Any]) -> Iterator[str]:
 
 def _usage(usage: dict[str, int | None]) -> Iterator[str]:
     if (resident := usage["resident_memory_bytes"]) is not None:
-        yield f"{_size(resident)} of memory"
+        yield f"{quantities.size(resident)} of memory"
     total, used = usage["gpu_memory_bytes"], usage["gpu_memory_used_bytes"]
     if total is not None and used is not None:
-        yield f"{_size(used)} of {_size(total)} of GPU memory"
+        yield f"{quantities.size(used)} of {quantities.size(total)} of GPU memory"
     blocks, taken = usage["kv_cache_blocks"], usage["kv_cache_blocks_used"]
     if blocks is not None and taken is not None:
         yield f"{taken} of {blocks} blocks of the KV cache"
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _capped(number: int) -> str:
@@ -116,8 +108,4 @@ def _capped(number: int) -> str:
 
 
 def _ago(now: dt.datetime, time: str) -> str:
-    seconds = max(0, round((now - dt.datetime.fromisoformat(time)).total_seconds()))
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+    return quantities.duration(now - dt.datetime.fromisoformat(time))

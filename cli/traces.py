@@ -10,7 +10,7 @@ from typing import Any
 from cli.errors import ExpectedError
 from jobs.jsonl import read_lines
 from jobs.telemetry import Exporter
-from jobs.trace_receiver import RefusedError, UnavailableError, post
+from jobs.trace_receiver import ReceiverUnavailableError, SpansRefusedError, post
 
 #: Jobs of a request.
 BATCH = 50
@@ -45,11 +45,11 @@ def send(endpoint: str, export: Iterable[bytes]) -> int:
     for batch in _batches(export):
         try:
             post(endpoint, exporter.to_protobuf(batch), TIMEOUT)
-        except UnavailableError as error:
+        except ReceiverUnavailableError as error:
             raise ExpectedError(
                 f"{endpoint} {error}, after {sent} traces were sent: check the address, or try again"
             ) from error
-        except RefusedError as error:
+        except SpansRefusedError as error:
             raise ExpectedError(
                 f"{endpoint} refused the traces with the {error}, after {sent} were sent"
             ) from error

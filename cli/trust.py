@@ -90,7 +90,7 @@ def verify(
     from jobs.errors import TamperedError
     from jobs.formats.compression import BrokenFileError
     from jobs.tlog.merkle import ProofError
-    from jobs.use_cases.importing import RefusedError
+    from jobs.use_cases.importing import ImportRefusedError
 
     if file is not None and (not keys or checkpoint_files):
         raise click.UsageError("FILE needs --key, and takes no --checkpoint.")
@@ -102,7 +102,7 @@ def verify(
         TamperedError,
         NoteError,
         ProofError,
-        RefusedError,
+        ImportRefusedError,
         BrokenFileError,
     ) as error:
         if fields:

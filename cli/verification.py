@@ -23,7 +23,7 @@ from jobs.tlog.proof import HEADER, Proof
 from jobs.tlog.record import texts
 from jobs.tlog.salted import is_erased
 from jobs.use_cases import verifying
-from jobs.use_cases.importing import RefusedError
+from jobs.use_cases.importing import ImportRefusedError
 
 
 def verify_proof(
@@ -78,7 +78,7 @@ def verify_export(file: Path, trusted: list[Verifier], witnesses: list[Cosigner]
     """Check an export of histories, each with its proof.
 
     Raises:
-        RefusedError: one of them is not as it was recorded, or its proof lacks a cosignature of a witness.
+        ImportRefusedError: one of them is not as it was recorded, or its proof lacks a cosignature of a witness.
         BrokenFileError: the file is not whole, or holds no history.
     """
     verified = without_entry = of_others = erased = unproved = 0
@@ -92,7 +92,9 @@ def verify_export(file: Path, trusted: list[Verifier], witnesses: list[Cosigner]
                 try:
                     is_witnessed(line.checked.proof.checkpoint)
                 except NoteError as error:
-                    raise RefusedError(line.number, f"{line.history['id']}: {error}") from error
+                    raise ImportRefusedError(
+                        line.number, f"{line.history['id']}: {error}"
+                    ) from error
                 verified += 1
                 logs.add(line.checked.proof.log)
                 of_others += not line.checked.origin_signed

@@ -17,9 +17,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jobs import batch_input, dispatch, logs, transient
+from jobs import batch_input, logs, transient
 from jobs.batch_input import BatchInput
 from jobs.database import Database
+from jobs.dispatch import publish
 from jobs.models import BatchStatus, Job
 from jobs.progress import Progress
 from jobs.protocol import batch_lines
@@ -179,7 +180,7 @@ class BatchRunner:
         submitted = batch_answers.record_lines(
             self._database, batch_id, self._name, refused, submission
         )
-        dispatch.publish(self._database, self._publisher, submitted or [])
+        publish(self._database, self._publisher, submitted or [])
         return submitted is not None
 
     def _write_answers(self, batch_id: str) -> bool:

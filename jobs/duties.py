@@ -20,6 +20,8 @@ RETRY_INTERVAL = 1.0
 WARNING_INTERVAL = 10.0
 #: The share of its interval by which a duty of several processes may come sooner, so that their calls spread out.
 JITTER = 0.2
+#: Seconds between two checks of what is due, by default.
+POLL_INTERVAL = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class DutyThread:
         name: str,
         duties: Sequence[Duty],
         *,
-        poll: float,
+        poll: float = POLL_INTERVAL,
         jitter: float = 0,
         finish: Callable[[], object] = lambda: None,
     ) -> None:

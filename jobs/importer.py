@@ -21,7 +21,7 @@ from jobs.tlog import exported
 from jobs.tlog.exported import Checked, HistoryError
 from jobs.tlog.note import Verifier
 from jobs.use_cases import importing
-from jobs.use_cases.importing import RefusedError
+from jobs.use_cases.importing import ImportRefusedError
 
 #: Jobs of a transaction, and bytes of their lines: nobody else can write to SQLite meanwhile, and all of them are in
 #: memory. The last line may exceed the bytes.
@@ -29,7 +29,7 @@ BATCH, BATCH_BYTES = 100, 1 << 24
 #: Bytes of a line. A history may have 11 stages, each with a prompt of a whole context.
 MAX_LINE = 1 << 26
 
-__all__ = ["Line", "RefusedError", "Report", "import_file", "read_histories"]
+__all__ = ["ImportRefusedError", "Line", "Report", "import_file", "read_histories"]
 
 
 @dataclass(frozen=True)
@@ -65,32 +65,32 @@ def read_histories(file: IO[bytes], trusted: Sequence[Verifier]) -> Iterator[Lin
         trusted: the keys that may have signed; see `jobs.tlog.exported.check`.
 
     Raises:
-        RefusedError: a line is no history, or not the one that was recorded.
+        ImportRefusedError: a line is no history, or not the one that was recorded.
         BrokenFileError: the file is not whole.
     """
     pieces = decompressed(file)
     lines = read_lines(lambda _: next(pieces, b""), 0, max_length=MAX_LINE)
     for number, line in enumerate(lines, 1):
         if line.text is None:
-            raise RefusedError(number, f"it is longer than {MAX_LINE >> 20} MiB")
+            raise ImportRefusedError(number, f"it is longer than {MAX_LINE >> 20} MiB")
         if not line.text.strip():
             continue
         try:
             history = loads(line.text, unique_names=True)
         except RepeatedNameError as error:
-            raise RefusedError(number, str(error)) from error
+            raise ImportRefusedError(number, str(error)) from error
         except (ValueError, RecursionError) as error:
-            raise RefusedError(
+            raise ImportRefusedError(
                 number, f"it is not JSON ({error}): give an export as JSON Lines"
             ) from error
         if not isinstance(history, dict) or not {"id", "attempts", "log"} <= history.keys():
-            raise RefusedError(number, "it is not a history: export with `--shape history`")
+            raise ImportRefusedError(number, "it is not a history: export with `--shape history`")
         try:
             checked = None
             if history["log"] is not None or history.get("status") not in tuple(OPEN):
                 checked = _check(history, trusted)
         except HistoryError as error:
-            raise RefusedError(number, f"the history of {history['id']}: {error}") from error
+            raise ImportRefusedError(number, f"the history of {history['id']}: {error}") from error
         yield Line(number, line.length, history, checked)
 
 
@@ -105,7 +105,7 @@ def import_file(
     database: Database,
     trusted: Sequence[Verifier],
     *,
-    check_first: bool = True,
+    check_first: bool,
 ) -> Report:
     """Import the histories of a file.
 
@@ -117,7 +117,7 @@ def import_file(
             that can be read only once, the batches before the one with the refused line are imported.
 
     Raises:
-        RefusedError: a line is refused.
+        ImportRefusedError: a line is refused.
         BrokenFileError: the file is not whole.
     """
     if check_first:
@@ -146,7 +146,7 @@ def _batches(
             job = restore(line.history, line.checked)
         except HistoryError as error:
             reason = f"the history of {line.history['id']}: {error}"
-            raise RefusedError(line.number, reason) from error
+            raise ImportRefusedError(line.number, reason) from error
         batch[line.number] = job
         size += line.length
         report.logs.add(line.checked.origin.log)

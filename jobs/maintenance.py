@@ -46,8 +46,6 @@ BATCHES_INTERVAL = 1.0
 WAITING_INTERVAL = 15.0
 #: The maximum number of seconds of one cleanup: other duties run in between.
 CLEANUP_TIME = 1.0
-#: Seconds between two checks of what is due.
-POLL_INTERVAL = 0.2
 
 
 class Maintenance(DutyThread):
@@ -87,7 +85,7 @@ class Maintenance(DutyThread):
             Duty(FILES_INTERVAL, self.sweep_files),
             Duty(CLEANUP_INTERVAL, self.clean_up),
         ]
-        super().__init__("maintenance", duties, poll=POLL_INTERVAL, jitter=JITTER)
+        super().__init__("maintenance", duties, jitter=JITTER)
         self._batches = BatchRunner(database, publisher, progress, self.stopped)
 
     def seal(self) -> bool:

@@ -21,7 +21,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def exit_at_once(status: int = 0) -> NoReturn:
+def exit_at_once() -> NoReturn:
     """End this process, whatever its threads are doing.
 
     Otherwise they would go on while Python takes itself down, call what is gone already, and change what Python looks
@@ -30,4 +30,4 @@ def exit_at_once(status: int = 0) -> NoReturn:
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(status)
+    os._exit(0)

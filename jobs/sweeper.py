@@ -20,8 +20,6 @@ from jobs.use_cases import outbox, restarting, sweeping, workers
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two checks whether a sweep is due.
-POLL_INTERVAL = 0.2
 #: Seconds without the database after which leases may have expired: their last heartbeats may have been due just then.
 MAX_AWAY = LEASE - HEARTBEAT_INTERVAL
 #: A model that no worker has: only jobs without a model are published for it.
@@ -63,7 +61,7 @@ class Sweeper(DutyThread):
         self._had_outage = False
         self._clock = ClockWatch(database)
         duties = [Duty(SWEEP_INTERVAL, self.sweep)]
-        super().__init__("sweep", duties, poll=POLL_INTERVAL, jitter=JITTER)
+        super().__init__("sweep", duties, jitter=JITTER)
 
     def sweep(self) -> bool:
         """Take back lost stages, end overdue jobs, and publish the outbox.

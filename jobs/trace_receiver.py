@@ -8,14 +8,14 @@ import logging
 TRANSIENT = frozenset({401, 403, 404, 407, 408, 425, 429})
 
 
-class RefusedError(Exception):
+class SpansRefusedError(Exception):
     """The receiver would refuse the same spans each time."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"status {status}")
 
 
-class UnavailableError(Exception):
+class ReceiverUnavailableError(Exception):
     """The receiver did not take spans now. The reason follows "the receiver of traces"."""
 
 
@@ -28,7 +28,7 @@ def post(endpoint: str, data: bytes, timeout: float) -> None:
         timeout: seconds that it may take.
 
     Raises:
-        RefusedError, UnavailableError: it does not take it.
+        SpansRefusedError, ReceiverUnavailableError: it does not take it.
     """
     # Here, since most processes send no traces.
     import httpx2
@@ -41,11 +41,11 @@ def post(endpoint: str, data: bytes, timeout: float) -> None:
             reply = http.post(endpoint, content=data, headers=headers)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         reason = str(error) or type(error).__name__
-        raise UnavailableError(f"does not respond ({reason})") from error
+        raise ReceiverUnavailableError(f"does not respond ({reason})") from error
     if 400 <= reply.status_code < 500 and reply.status_code not in TRANSIENT:
-        raise RefusedError(reply.status_code)
+        raise SpansRefusedError(reply.status_code)
     if not reply.is_success:
-        raise UnavailableError(f"replied with the status {reply.status_code}")
+        raise ReceiverUnavailableError(f"replied with the status {reply.status_code}")
 
 
 class TraceReceiver:
@@ -72,16 +72,16 @@ class TraceReceiver:
         """Do the same as `post`.
 
         Raises:
-            RefusedError, UnavailableError: it does not take it.
+            SpansRefusedError, ReceiverUnavailableError: it does not take it.
         """
         try:
             post(self._endpoint, data, self._timeout)
-        except UnavailableError as error:
+        except ReceiverUnavailableError as error:
             if self._failure != str(error):
                 self._log.warning("the receiver of traces %s", error)
             self._failure = str(error)
             raise
-        except RefusedError:
+        except SpansRefusedError:
             self._note_reply()
             raise
         self._note_reply()

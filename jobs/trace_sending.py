@@ -6,10 +6,10 @@ import hashlib
 import logging
 
 from jobs.database import Database
-from jobs.duties import Duty, DutyThread
+from jobs.duties import JITTER, Duty, DutyThread
 from jobs.protocol.history import history
 from jobs.telemetry import Exporter
-from jobs.trace_receiver import RefusedError, TraceReceiver, UnavailableError
+from jobs.trace_receiver import ReceiverUnavailableError, SpansRefusedError, TraceReceiver
 from jobs.use_cases import tracing
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class TraceSending(DutyThread):
         self._receiver = TraceReceiver(endpoint or "", TIMEOUT, log)
         self._exporter = Exporter() if endpoint else None
         duties = [Duty(INTERVAL, self.send)]
-        super().__init__("traces", duties, poll=INTERVAL / 5, jitter=0.2)
+        super().__init__("traces", duties, jitter=JITTER)
 
     def start(self) -> None:
         """Begin to send, if there is a receiver."""
@@ -61,7 +61,7 @@ class TraceSending(DutyThread):
         try:
             if sending.histories or sending.reviews:
                 self._send(sending)
-        except UnavailableError:
+        except ReceiverUnavailableError:
             tracing.note_unsent(self._database, self._name, sending.failures + 1)
             return False
         tracing.note_sent(self._database, self._name, sending.end)
@@ -71,12 +71,12 @@ class TraceSending(DutyThread):
         """Send jobs and reviews.
 
         Raises:
-            UnavailableError: they must be sent again.
+            ReceiverUnavailableError: they must be sent again.
         """
         assert self._exporter is not None  # noqa: S101 (there is no duty without it)
         try:
             self._receiver.send(self._exporter.to_protobuf(sending.histories, sending.reviews))
-        except RefusedError as error:
+        except SpansRefusedError as error:
             # The receiver would refuse them each time, and everything after them would wait.
             reviews = [review_id for _, review_id in sending.reviews]
             ids = ", ".join([*(history["id"] for history in sending.histories), *reviews])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from jobs.database import Database
-from jobs.duties import Duty, DutyThread
+from jobs.duties import JITTER, Duty, DutyThread
 from jobs.setting_values import Witness
 from jobs.tlog.cosignature import Cosigner, read_reply, request
 from jobs.tlog.note import NoteError
@@ -82,8 +82,7 @@ class WitnessThread(DutyThread):
         super().__init__(
             f"witness {self._key.name}",
             [Duty(INTERVAL, self.ask)],
-            poll=INTERVAL / 5,
-            jitter=0.2,
+            jitter=JITTER,
             finish=self._http.close,
         )
 

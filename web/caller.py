@@ -26,6 +26,11 @@ class Caller:
     #: Returns whether the key is still valid, for requests that take long.
     is_valid: Callable[[], bool] = lambda: True
 
+    @property
+    def key_id(self) -> str | None:
+        """Id of the key; None where no keys are required."""
+        return None if self.key is None else self.key.id
+
     def may(self, *scopes: Scope) -> bool:
         """Return whether the caller has at least one of some scopes. `Scope.ADMIN` stands for all."""
         return not self.scopes.isdisjoint({*scopes, Scope.ADMIN})

@@ -1,8 +1,4 @@
-"""The header `Idempotency-Key`: a client's name for a request, which makes it safe to send it again.
-
-What a request makes (a job, a file, a batch, a review) has the key in its own row. For what changes something, the
-request is noted: it is `keyed_request`.
-"""
+"""The header `Idempotency-Key`: a client's name for a request, which makes it safe to send it again."""
 
 from __future__ import annotations
 
@@ -38,7 +34,7 @@ def keyed_request(data: dict[str, Any] | None = None) -> Keyed | None:
     """Return the current request as its key names it; None if it has no key.
 
     Args:
-        data: the body; None for an endpoint that reads none.
+        data: the body, or what of it counts; None for an endpoint that reads none.
 
     Raises:
         InvalidRequestError: the key is empty or too long.

@@ -10,7 +10,7 @@ from flask import request
 
 from jobs.enums import ANY, Order
 from jobs.models import Status
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import InvalidRequestError, invalid_value
 from jobs.search.filters import Filters
 from jobs.search.query import Node, QueryError, parse
 from jobs.use_cases import searching
@@ -69,11 +69,7 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) ->
     default = Order.NEWEST if filters.query is None else Order.RELEVANCE
     order = query.choice("order", default, tuple(Order))
     if order is Order.RELEVANCE and filters.query is None:
-        raise InvalidRequestError(
-            "`order=relevance` needs a query: give `q`, or another order.",
-            code="invalid_value",
-            param="order",
-        )
+        raise invalid_value("order", "`order=relevance` needs a query: give `q`, or another order.")
     return Wanted(
         filters,
         owner(),
@@ -119,7 +115,7 @@ def find(page: Wanted) -> searching.Page:
         CursorError: there is no such page.
     """
     services = get_services()
-    return searching.list_jobs(
+    return searching.search(
         services.database,
         services.readable_owner,
         page.filters,
@@ -157,10 +153,9 @@ def selected() -> list[str] | None:
         for name in request.args
     )
     if not 0 < len(ids) <= query.MAX_PAGE_SIZE or filtered:
-        raise InvalidRequestError(
+        raise invalid_value(
+            "ids",
             f"`ids` must be 1 to {query.MAX_PAGE_SIZE} ids of jobs, separated by commas, without other filters.",
-            code="invalid_value",
-            param="ids",
         )
     return ids
 
@@ -183,9 +178,7 @@ def owner() -> str | None:
     """Return the owner whose jobs are meant."""
     text = query.given("owner")
     if text is not None and "\0" in text:
-        raise InvalidRequestError(
-            "`owner` must have no NUL character.", code="invalid_value", param="owner"
-        )
+        raise invalid_value("owner", "`owner` must have no NUL character.")
     return text
 
 
@@ -196,9 +189,8 @@ def model() -> str | None:
         return None
     match = re.fullmatch(r"(?:sha256:)?([0-9a-f]{64})", text.lower())
     if match is None:
-        raise InvalidRequestError(
+        raise invalid_value(
+            "model",
             "`model` must be a digest as histories have it: `sha256:` and 64 hexadecimal digits.",
-            code="invalid_value",
-            param="model",
         )
     return match[1]

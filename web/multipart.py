@@ -9,7 +9,7 @@ from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Field, File, MultipartDecoder, NeedData
 
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import InvalidRequestError, invalid_value
 from jobs.use_cases.files import MAX_FILE
 from web.errors import HTTPError
 
@@ -95,10 +95,8 @@ class _Parts:
         if not isinstance(part, File):
             return
         if self._name != self._field or self.has_file:
-            raise InvalidRequestError(
-                f"The form must have one file, in the field `{self._field}`.",
-                code="invalid_value",
-                param=self._name[:100],
+            raise invalid_value(
+                self._name[:100], f"The form must have one file, in the field `{self._field}`."
             )
         self.has_file = True
         self._write = self._begin(part.filename, self.fields)

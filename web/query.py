@@ -14,7 +14,7 @@ from typing import TypeVar
 from flask import request
 
 from jobs.page_request import PageRequest
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import InvalidRequestError, invalid_value
 
 DEFAULT_PAGE_SIZE = 20
 MAX_PAGE_SIZE = 100
@@ -62,10 +62,8 @@ def time(name: str) -> dt.datetime | None:
         moment = dt.datetime.fromisoformat(text)
         return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
     except (ValueError, OverflowError):
-        raise InvalidRequestError(
-            f"`{name}` must be a time: 2026-01-31, 2026-01-31T12:00:00Z, or Unix seconds.",
-            code="invalid_value",
-            param=name,
+        raise invalid_value(
+            name, f"`{name}` must be a time: 2026-01-31, 2026-01-31T12:00:00Z, or Unix seconds."
         ) from None
 
 
@@ -73,10 +71,9 @@ def times() -> tuple[dt.datetime | None, dt.datetime | None]:
     """Return the query parameters ``since`` and ``until``: a range without its end, which is not empty."""
     since, until = time("since"), time("until")
     if since is not None and until is not None and since >= until:
-        raise InvalidRequestError(
+        raise invalid_value(
+            "since",
             "`since` must be earlier than `until`. For one whole day, give the next day as `until`.",
-            code="invalid_value",
-            param="since",
         )
     return since, until
 
@@ -87,11 +84,7 @@ def integer(name: str, default: int, minimum: int, maximum: int) -> int:
     if text is None:
         return default
     if not re.fullmatch(r"-?\d{1,10}", text) or not minimum <= int(text) <= maximum:
-        raise InvalidRequestError(
-            f"`{name}` must be an integer from {minimum} to {maximum}.",
-            code="invalid_value",
-            param=name,
-        )
+        raise invalid_value(name, f"`{name}` must be an integer from {minimum} to {maximum}.")
     return int(text)
 
 
@@ -99,9 +92,7 @@ def text(name: str, default: str, maximum: int) -> str:
     """Return a query parameter that is a text of up to ``maximum`` characters."""
     value = given(name) or default
     if len(value) > maximum:
-        raise InvalidRequestError(
-            f"`{name}` must have at most {maximum} characters.", code="invalid_value", param=name
-        )
+        raise invalid_value(name, f"`{name}` must have at most {maximum} characters.")
     return value
 
 
@@ -111,10 +102,8 @@ def number(name: str, minimum: float, maximum: float) -> float | None:
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,12}(\.\d{1,12})?", text) or not minimum <= float(text) <= maximum:
-        raise InvalidRequestError(
-            f"`{name}` must be a number from {minimum:g} to {maximum:.15g}, such as 0.5.",
-            code="invalid_value",
-            param=name,
+        raise invalid_value(
+            name, f"`{name}` must be a number from {minimum:g} to {maximum:.15g}, such as 0.5."
         )
     return float(text)
 
@@ -123,11 +112,7 @@ def numbers(name: str, minimum: float, maximum: float) -> tuple[float | None, fl
     """Return the query parameters ``min_NAME`` and ``max_NAME``, of which the first is not the greater one."""
     least, most = (number(f"{end}_{name}", minimum, maximum) for end in ("min", "max"))
     if least is not None and most is not None and least > most:
-        raise InvalidRequestError(
-            f"`min_{name}` must not be greater than `max_{name}`.",
-            code="invalid_value",
-            param=f"min_{name}",
-        )
+        raise invalid_value(f"min_{name}", f"`min_{name}` must not be greater than `max_{name}`.")
     return least, most
 
 
@@ -135,10 +120,9 @@ def choices(name: str, allowed: tuple[T, ...]) -> tuple[T, ...]:
     """Return a query parameter that is some of several values, separated by commas."""
     values = set(filter(None, request.args.get(name, "").split(",")))
     if not values <= set(allowed):
-        raise InvalidRequestError(
+        raise invalid_value(
+            name,
             f"`{name}` must be one or several of these, separated by commas: {', '.join(allowed)}.",
-            code="invalid_value",
-            param=name,
         )
     return tuple(value for value in allowed if value in values)
 
@@ -149,11 +133,7 @@ def choice(name: str, default: D, choices: tuple[T, ...]) -> T | D:
     if text is None:
         return default
     if text not in choices:
-        raise InvalidRequestError(
-            f"`{name}` must be one of: {', '.join(choices)}.",
-            code="invalid_value",
-            param=name,
-        )
+        raise invalid_value(name, f"`{name}` must be one of: {', '.join(choices)}.")
     return choices[choices.index(text)]
 
 
@@ -188,6 +168,4 @@ def check_names(
                 param=name,
             )
         if len(values) > 1:
-            raise InvalidRequestError(
-                f"`{name}` must be given once.", code="invalid_value", param=name
-            )
+            raise invalid_value(name, f"`{name}` must be given once.")

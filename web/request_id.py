@@ -8,10 +8,10 @@ import secrets
 from flask import Flask, Response, g, request
 
 from jobs import logs
+from jobs.ids import is_id
 from web import tracing
 
 HEADER = "x-request-id"
-_JOB_ID = re.compile(r"resp_[0-9a-z]{1,32}")
 
 
 def init_app(app: Flask) -> None:
@@ -23,7 +23,7 @@ def init_app(app: Flask) -> None:
 def _begin() -> None:
     job_id = (request.view_args or {}).get("job_id", "")
     # A path may contain anything, and log lines are shown on terminals.
-    of_job = {"job_id": job_id} if _JOB_ID.fullmatch(job_id) else {}
+    of_job = {"job_id": job_id} if is_id(job_id, "resp_") else {}
     trace = tracing.given()
     of_trace = {} if trace is None else {"trace_id": trace.trace_id}
     # The thread forgets it after the request (`web.dispatcher`).

@@ -20,7 +20,7 @@ from werkzeug.wrappers import Response
 from jobs.formats import extra
 from jobs.telemetry_attributes import MESSAGING, QUEUE
 from jobs.trace_context import TraceContext
-from jobs.trace_receiver import RefusedError, TraceReceiver, UnavailableError
+from jobs.trace_receiver import ReceiverUnavailableError, SpansRefusedError, TraceReceiver
 from web import tracing
 from web.tracing import Sending
 
@@ -198,10 +198,10 @@ def _exporter(export: Any, endpoint: str) -> Any:
                 return export.SpanExportResult.FAILURE
             try:
                 receiver.send(encoder.encode_spans(spans).SerializeToString())
-            except RefusedError as error:
+            except SpansRefusedError as error:
                 log.error("the receiver of traces refuses spans of requests: %s", error)
                 return export.SpanExportResult.FAILURE
-            except UnavailableError:
+            except ReceiverUnavailableError:
                 return export.SpanExportResult.FAILURE
             return export.SpanExportResult.SUCCESS
 

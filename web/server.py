@@ -28,8 +28,8 @@ from web.event_loop import EventLoop
 from web.server_requests import (
     MAX_HEADERS,
     RefusalTask,
-    RefusedError,
     RequestParser,
+    RequestRefusedError,
     RequestTask,
     Uploads,
 )
@@ -87,7 +87,7 @@ class _UploadCheck:
             if self._reason is None or channel.request is not request or not channel.connected:
                 return
             channel.server.adj.uploads.requests.discard(request)
-            request.error = RefusedError(self._reason)
+            request.error = RequestRefusedError(self._reason)
             request.completed = True
             channel.request = None
             channel.requests.append(request)

@@ -44,7 +44,7 @@ class RequestTask(WSGITask):  # type: ignore[misc]  # waitress has no types
             if self.wrote_header:
                 # The reply breaks off, so that nobody takes it for a whole one. Waitress would log a traceback.
                 raise ClientDisconnected from error
-            self.request.error = RefusedError(reason)
+            self.request.error = RequestRefusedError(reason)
             self.close_on_finish = True
             refusal = RefusalTask(self.channel, self.request)
             refusal.service()
@@ -79,7 +79,7 @@ class RefusalTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
         if error.code == 503:
             code = "too_many_uploads"
         refused: ProtocolError = HTTPError(error.code, message, code=code)
-        if isinstance(error, RefusedError):
+        if isinstance(error, RequestRefusedError):
             refused = error.reason
         self.channel.refused = True
         app: Flask = self.channel.server.flask
@@ -109,7 +109,7 @@ class TooManyUploadsError(Error):  # type: ignore[misc]  # waitress has no types
     reason = "Service Unavailable"
 
 
-class RefusedError(Error):  # type: ignore[misc]  # waitress has no types
+class RequestRefusedError(Error):  # type: ignore[misc]  # waitress has no types
     """The application refuses the request."""
 
     def __init__(self, reason: ProtocolError) -> None:

@@ -6,16 +6,26 @@ from collections.abc import Sequence
 
 from flask import Flask, current_app
 
-from jobs import dispatch
 from jobs.combining import Combiner
 from jobs.database import Database
+from jobs.dispatch import publish
 from jobs.models import Batch, Job, Pause
 from jobs.progress import Progress
+from jobs.protocol.history import history
 from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher, make_app
 from jobs.queued_counts import QueuedCounts
 from jobs.settings import Settings
-from jobs.use_cases import pausing, queries
+from jobs.use_cases import (
+    batches,
+    cancellation,
+    deletion,
+    erasing,
+    pausing,
+    queries,
+    retrying,
+    submission,
+)
 from jobs.use_cases.deletion import Step
 from jobs.use_cases.owners import narrow
 from jobs.use_cases.requests import Keyed
@@ -73,28 +83,37 @@ class Services:
         return job
 
     def _submit_all(self, requests: Sequence[JobRequest]) -> list[Job | Exception]:
-        return dispatch.submit_all(
-            self.database,
-            self.publisher,
-            requests,
-            max_queued=self.settings.max_queued,
-            counts=self.counts,
+        """Accept jobs together. They are accepted when they are committed; if Redis is away, a sweep publishes them."""
+        outcomes = submission.submit_all(
+            self.database, requests, max_queued=self.settings.max_queued, counts=self.counts
         )
+        accepted = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
+        if created := [job for job, is_new in accepted if is_new]:
+            publish(self.database, self.publisher, created)
+        return [outcome if isinstance(outcome, Exception) else outcome[0] for outcome in outcomes]
 
     def cancel(self, job_id: str, keyed: Keyed | None = None) -> Job:
-        """Cancel a job that the current request may change; see `dispatch.cancel`."""
-        owner = get_caller().changeable_owner
-        return dispatch.cancel(self.database, self.progress, owner, job_id, keyed)
+        """Cancel a job that the current request may change, and notify its readers; see `cancellation.cancel`."""
+        job = cancellation.cancel(self.database, get_caller().changeable_owner, job_id, keyed)
+        self.progress.publish_change(job_id)
+        return job
 
     def retry(self, job_id: str, keyed: Keyed | None = None) -> Job:
-        """Continue a failed job that the current request may change; see `dispatch.retry`."""
-        owner = get_caller().changeable_owner
-        return dispatch.retry(self.database, self.publisher, self.progress, owner, job_id, keyed)
+        """Continue a failed job that the current request may change, and tell the workers and its readers; see `retrying.retry`."""
+        job, is_new = retrying.retry(self.database, get_caller().changeable_owner, job_id, keyed)
+        if is_new:
+            publish(self.database, self.publisher, [job])
+            self.progress.publish_change(job_id)
+        return job
 
     def cancel_batch(self, batch_id: str, keyed: Keyed | None = None) -> Batch:
-        """Cancel a batch that the current request may change; see `dispatch.cancel_batch`."""
-        owner = get_caller().changeable_owner
-        return dispatch.cancel_batch(self.database, self.progress, owner, batch_id, keyed)
+        """Cancel a batch that the current request may change, and notify its readers; see `batches.cancel_batch`."""
+        batch, cancelled = batches.cancel_batch(
+            self.database, get_caller().changeable_owner, batch_id, keyed
+        )
+        for job_id in cancelled:
+            self.progress.publish_change(job_id)
+        return batch
 
     def pause(self, note: str | None, keyed: Keyed | None = None) -> tuple[Pause, bool]:
         """Pause the queue in the name of the current request's owner; see `pausing.pause`."""
@@ -110,9 +129,13 @@ class Services:
         return resumed
 
     def delete(self, job_id: str) -> None:
-        """Delete a job that the current request may change; see `dispatch.delete`."""
-        owner = get_caller().changeable_owner
-        dispatch.delete(self.database, self.progress, owner, job_id)
+        """Delete a job that the current request may change, and notify its readers; see `deletion.delete`."""
+        deletion.delete(self.database, get_caller().changeable_owner, job_id)
+        self._forget(job_id)
+
+    def _forget(self, job_id: str) -> None:
+        self.progress.forget(job_id)
+        self.progress.publish_change(job_id)
 
     def delete_matching(
         self,
@@ -123,35 +146,34 @@ class Services:
         dry_run: bool,
         keyed: Keyed | None = None,
     ) -> Step:
-        """Delete jobs that the current request may change; see `dispatch.delete_matching`."""
+        """Delete jobs that the current request may change, and notify their readers; see `deletion.delete_matching`."""
         any_meant, whose = narrow(get_caller().changeable_owner, owner)
         if not any_meant:
             return Step([], None)
-        return dispatch.delete_matching(
-            self.database,
-            self.progress,
-            whose,
-            metadata,
-            after=after,
-            dry_run=dry_run,
-            keyed=keyed,
+        step = deletion.delete_matching(
+            self.database, whose, metadata, after=after, dry_run=dry_run, keyed=keyed
         )
+        for job_id in [] if dry_run else step.ids:
+            self._forget(job_id)
+        return step
 
     def erase(
         self, job_id: str, texts: Sequence[str] | None, keyed: Keyed | None = None
     ) -> list[str]:
-        """Erase texts of a job that the current request may change; see `dispatch.erase`."""
+        """Erase texts of a job that the current request may change, also those in Redis; see `erasing.erase`."""
         caller = get_caller()
-        return dispatch.erase(
+        erased = erasing.erase(
             self.database,
-            self.progress,
             caller.changeable_owner,
             job_id,
+            history,
             texts,
             erased_by=caller.owner,
-            key=caller.key,
+            key_id=caller.key_id,
             keyed=keyed,
         )
+        self.progress.forget(job_id)
+        return erased
 
 
 def get_services() -> Services:

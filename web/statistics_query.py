@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from flask import request
 
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import invalid_value
 from jobs.use_cases import statistics
 from jobs.use_cases.statistics import By, Query, Statistics
 from web import job_filters, query
@@ -66,11 +66,7 @@ def _by() -> tuple[By | None, str]:
         return By.METADATA, text.removeprefix(METADATA)
     known = [by.value for by in By if by is not By.METADATA]
     if text and text not in known:
-        raise InvalidRequestError(
-            f"`by` must be one of: {', '.join(known)}, metadata.KEY.",
-            code="invalid_value",
-            param="by",
-        )
+        raise invalid_value("by", f"`by` must be one of: {', '.join(known)}, metadata.KEY.")
     return (By(text) if text else None), ""
 
 
@@ -80,9 +76,7 @@ def _compare() -> tuple[str, str] | None:
         return None
     names = [name.strip() for name in text.split(",")]
     if len(names) != 2 or not all(1 <= len(name) <= MAX_NAME for name in names):
-        raise InvalidRequestError(
-            "`compare` must be two digests or names of adapters, separated by a comma.",
-            code="invalid_value",
-            param="compare",
+        raise invalid_value(
+            "compare", "`compare` must be two digests or names of adapters, separated by a comma."
         )
     return names[0], names[1]

@@ -15,6 +15,7 @@ from jobs.protocol.tokens import count_tokens
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
 from worker import own_stop
+from worker.checkpoints.errors import first_line
 from worker.engine.interface import Engine
 from worker.phases import phase
 from worker.remote.description import Description
@@ -147,10 +148,9 @@ def _tokenizer_text(settings: Settings) -> str:
             file = Path(hf_hub_download(repo, "tokenizer.json", revision=revision or None))
         tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
         raise RemoteError(
-            f"HELIXQ_BASE_MODEL={reference}: its tokenizer.json cannot be read ({lines[0]}); give the "
-            "model that the server serves, or leave it out"
+            f"HELIXQ_BASE_MODEL={reference}: its tokenizer.json cannot be read ({first_line(error)}); "
+            "give the model that the server serves, or leave it out"
         ) from error
     except Exception as error:  # the library raises this class itself
         raise RemoteError(

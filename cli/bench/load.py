@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import selectors
 import socket
@@ -10,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from cli.bench import trends
 from cli.errors import ExpectedError
 
 #: Maximum seconds for a reply.
@@ -32,7 +35,7 @@ class Load:
 
     def quantile(self, share: float) -> float:
         """Return the delay that a share of the requests did not exceed."""
-        return sorted(self.delays)[int(share * (len(self.delays) - 1))]
+        return trends.quantile(self.delays, share)
 
 
 @dataclass
@@ -41,6 +44,15 @@ class _Connection:
     #: When the request that was sent last was due.
     due: float = 0.0
     received: bytearray = field(default_factory=bytearray)
+
+
+def request(method: str, path: str, body: dict[str, object] | None = None) -> bytes:
+    """Return a whole request, with a body in JSON if there is one."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
+    data = b"" if body is None else json.dumps(body).encode()
+    if data:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+    return head.encode() + b"\r\n" + data
 
 
 def run(
@@ -73,10 +85,10 @@ def run(
     delays: list[float] = []
     idle: deque[_Connection] = deque()
     with selectors.DefaultSelector() as selector:
-        for number in range(connections):
-            connection = socket.create_connection(("127.0.0.1", ports[number % len(ports)]))
-            idle.append(_Connection(connection))
-            selector.register(connection, selectors.EVENT_READ, idle[-1])
+        for port in itertools.islice(itertools.cycle(ports), connections):
+            connection = _Connection(socket.create_connection(("127.0.0.1", port)))
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+            idle.append(connection)
         sent = 0
         start = time.perf_counter()
         # Several replies may arrive together: no more are asked for than are wanted. On a busy machine, the first one
@@ -95,14 +107,10 @@ def run(
             ready = selector.select(timeout)
             if not ready and timeout == TIMEOUT:
                 raise ExpectedError(f"the web did not reply within {TIMEOUT:g} seconds")
-            for key, _ in ready:
-                if not _receive(key.data):
-                    continue
-                if not key.data.received.startswith(expected):
-                    head = key.data.received[:200].decode(errors="replace")
-                    raise ExpectedError(f"the web replied with something else: {head}")
-                delays.append(time.perf_counter() - key.data.due)
-                idle.append(key.data)
+            for connection in (key.data for key, _ in ready):
+                if _receive(connection, expected):
+                    delays.append(time.perf_counter() - connection.due)
+                    idle.append(connection)
         for key in list(selector.get_map().values()):
             key.data.socket.close()
     return Load(now - start, delays)
@@ -114,8 +122,8 @@ def _send(connection: _Connection, request: bytes, due: float) -> None:
     connection.socket.sendall(request)
 
 
-def _receive(connection: _Connection) -> bool:
-    """Receive a part of a reply; return whether it is whole."""
+def _receive(connection: _Connection, expected: bytes) -> bool:
+    """Receive a part of a reply, which should begin as expected; return whether it is whole."""
     data = connection.socket.recv(1 << 18)
     if not data:
         raise ExpectedError("the web closed a connection")
@@ -124,4 +132,9 @@ def _receive(connection: _Connection) -> bool:
     if not separator:
         return False
     length = _LENGTH.search(head + b"\r\n")
-    return len(body) >= (int(length[1]) if length else 0)
+    if len(body) < (int(length[1]) if length else 0):
+        return False
+    if not head.startswith(expected):
+        reply = connection.received[:200].decode(errors="replace")
+        raise ExpectedError(f"the web replied with something else: {reply}")
+    return True

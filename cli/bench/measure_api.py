@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -212,23 +211,16 @@ class _Service:
         return job_ids
 
 
-def _request(method: str, path: str, body: bytes = b"") -> bytes:
-    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
-    if body:
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    return head.encode() + b"\r\n" + body
-
-
 def _questions() -> Iterator[bytes]:
     """Yield requests that ask questions in the background, without end."""
-    bodies = (
-        json.dumps({"model": "helixnet", "input": question, "background": True}).encode()
+    bodies: list[dict[str, object]] = [
+        {"model": "helixnet", "input": question, "background": True}
         for question in demo_questions(1000)
-    )
-    return itertools.cycle([_request("POST", "/v1/responses", body) for body in bodies])
+    ]
+    return itertools.cycle([load.request("POST", "/v1/responses", body) for body in bodies])
 
 
 def _polls(job_ids: list[str]) -> Iterator[bytes]:
     """Yield requests for jobs in random order, without end."""
     shuffled = random.Random(0).sample(job_ids, len(job_ids))
-    return itertools.cycle([_request("GET", f"/v1/responses/{job_id}") for job_id in shuffled])
+    return itertools.cycle([load.request("GET", f"/v1/responses/{job_id}") for job_id in shuffled])

@@ -177,7 +177,7 @@ def _reads(database: Database, pages: int) -> list[Read]:
         for number in range(pages + 1):
             until = now - dt.timedelta(days=rng.uniform(0, DAYS)) if number % 2 else None
             begun = time.perf_counter()
-            read = searching.list_jobs(
+            read = searching.search(
                 database, None, replace(filters, until=until), limit=LIMIT, order=order
             )
             json.dumps(page(read.jobs, filters.query))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from cli.bench import processes, resources, servers
+from cli.bench.trends import quantile
 from cli.errors import ExpectedError
 from cli.tables import count
 from jobs.database import Database
@@ -166,7 +167,6 @@ class Readers:
         self._read(until=self._published * self.readers)
         elapsed = time.monotonic() - start
         used = resources.processor(self._web) - used
-        delays = sorted(self._delays)
         return Result(
             readers=self.readers,
             jobs=len(self._claims),
@@ -175,8 +175,8 @@ class Readers:
             pages=pages,
             cost=used / (self._received - received),
             core=used / elapsed,
-            median_delay=delays[len(delays) // 2],
-            late_delay=delays[len(delays) * 99 // 100],
+            median_delay=quantile(self._delays, 0.5),
+            late_delay=quantile(self._delays, 0.99),
         )
 
     def _claim(self, number: int) -> Claim:

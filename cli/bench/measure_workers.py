@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -244,9 +243,5 @@ class _Service:
 def _requests(tokens: int) -> Iterator[bytes]:
     """Yield requests that ask questions in the background, without end."""
     for question in itertools.cycle(demo_questions(1000)):
-        text = {"input": question, "background": True, "max_output_tokens": tokens}
-        body = json.dumps(text).encode()
-        head = (
-            "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        )
-        yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        body = {"input": question, "background": True, "max_output_tokens": tokens}
+        yield load.request("POST", "/v1/responses", body)

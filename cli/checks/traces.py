@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from cli.checks.findings import Findings, error, ok
 from jobs.settings import Settings
 from jobs.telemetry import Exporter
-from jobs.trace_receiver import RefusedError, UnavailableError, post
+from jobs.trace_receiver import ReceiverUnavailableError, SpansRefusedError, post
 
 TIMEOUT = 5.0
 
@@ -22,8 +22,10 @@ def check(settings: Settings) -> Findings:
     place = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
     try:
         post(settings.otlp_endpoint, Exporter().to_protobuf([]), TIMEOUT)
-    except (RefusedError, UnavailableError) as problem:
-        reason = f"refuses them: {problem}" if isinstance(problem, RefusedError) else str(problem)
+    except (SpansRefusedError, ReceiverUnavailableError) as problem:
+        reason = (
+            f"refuses them: {problem}" if isinstance(problem, SpansRefusedError) else str(problem)
+        )
         yield error(
             f"the receiver of traces at {place} {reason}: start it, or correct HELIXQ_OTLP_ENDPOINT"
         )

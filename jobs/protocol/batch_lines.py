@@ -11,7 +11,7 @@ from jobs.protocol import served_models
 from jobs.protocol.body import NotFiniteError, check_depth, loads
 from jobs.protocol.chat_completion import chat_completion, error_of
 from jobs.protocol.chat_request import in_chat_terms
-from jobs.protocol.errors import STATUSES, InvalidRequestError, ProtocolError
+from jobs.protocol.errors import STATUSES, InvalidRequestError, ProtocolError, invalid_value
 from jobs.protocol.request import Context, CreateResponse
 from jobs.protocol.response import response
 from jobs.protocol.validation import validate, validate_chat, validate_response
@@ -59,16 +59,12 @@ def custom_id_of(data: dict[str, Any]) -> str:
     if custom_id is None:
         raise _missing("custom_id")
     if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= MAX_CUSTOM_ID:
-        raise InvalidRequestError(
-            f"`custom_id` must be a string of 1 to {MAX_CUSTOM_ID} characters.",
-            code="invalid_value",
-            param="custom_id",
+        raise invalid_value(
+            "custom_id", f"`custom_id` must be a string of 1 to {MAX_CUSTOM_ID} characters."
         )
     if re.search("[\ud800-\udfff]", custom_id):
-        raise InvalidRequestError(
-            "`custom_id` is not valid Unicode: it contains an unpaired surrogate.",
-            code="invalid_value",
-            param="custom_id",
+        raise invalid_value(
+            "custom_id", "`custom_id` is not valid Unicode: it contains an unpaired surrogate."
         )
     return custom_id
 

@@ -17,6 +17,7 @@ from jobs.protocol.request import Context, Metadata
 from jobs.protocol.validation import check_metadata, parse
 from jobs.times import timestamp
 from jobs.use_cases.batches import NewBatch
+from jobs.use_cases.requests import Keyed
 
 _WINDOW = "24h"
 
@@ -38,16 +39,14 @@ def parse_batch(
     data: dict[str, Any],
     *,
     chat_context: Context,
-    idempotency_key: str | None,
-    request_digest: str | None,
+    keyed: Keyed | None,
 ) -> NewBatch:
     """Return the batch that a request asks for.
 
     Args:
         data: the request's body.
         chat_context: what of a chat's messages is asked where a line does not say so.
-        idempotency_key: the client's.
-        request_digest: of the body.
+        keyed: the request, if it has an idempotency key.
 
     Raises:
         InvalidRequestError: a parameter is wrong, or asks for what is not offered.
@@ -63,8 +62,7 @@ def parse_batch(
         chat_context=chat_context,
         metadata=request.metadata or {},
         output_expires_after=expires_after,
-        idempotency_key=idempotency_key,
-        request_digest=request_digest,
+        keyed=keyed,
     )
 
 

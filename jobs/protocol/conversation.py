@@ -9,7 +9,7 @@ from jobs.database import Database
 from jobs.errors import JobNotFoundError
 from jobs.models import AttemptStatus, Job, Status
 from jobs.pipeline import Turn
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import InvalidRequestError, invalid_value
 from jobs.protocol.items import ItemReference, Message
 from jobs.protocol.request import CreateResponse
 from jobs.use_cases import queries
@@ -142,10 +142,9 @@ class _Responses:
     def _find(self, job_id: str, param: str, *, with_input: bool = False) -> Job | None:
         """Return a job that a reference may name; None if there is none, or if texts of it were erased."""
         if job_id not in self._jobs and len(self._jobs) >= MAX_REFERENCED:
-            raise InvalidRequestError(
+            raise invalid_value(
+                param,
                 f"The input refers to items of more than {MAX_REFERENCED} responses. Send the items.",
-                code="invalid_value",
-                param=param,
             )
         try:
             job = self._get(job_id, with_input=with_input)

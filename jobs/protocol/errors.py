@@ -125,6 +125,11 @@ class InvalidRequestError(ProtocolError):
     """The request is wrong."""
 
 
+def invalid_value(param: str | None, message: str) -> InvalidRequestError:
+    """Return the error of a parameter that has a wrong value."""
+    return InvalidRequestError(message, code="invalid_value", param=param)
+
+
 class NotFoundError(ProtocolError):
     """The request names something that does not exist."""
 
@@ -196,9 +201,7 @@ def translate(error: Exception) -> ProtocolError:
             return InvalidRequestError(str(error), code="invalid_cursor", param="after")
         case EndpointError():
             message = str(error)
-            return InvalidRequestError(
-                f"{message[0].upper()}{message[1:]}.", code="invalid_value", param=error.param
-            )
+            return invalid_value(error.param, f"{message[0].upper()}{message[1:]}.")
         case EndpointDisabledError():
             return InvalidRequestError(str(error), code="webhook_endpoint_disabled")
         case StatisticsError():
@@ -212,7 +215,7 @@ def translate(error: Exception) -> ProtocolError:
         case TextNotFoundError():
             return InvalidRequestError(str(error), code="no_such_text", param="texts")
         case DeletionCursorError():
-            return InvalidRequestError(str(error), code="invalid_value", param="after")
+            return invalid_value("after", str(error))
         case NotEndedError():
             return TooEarlyError(str(error), code="not_ended")
         case NotSealedError():

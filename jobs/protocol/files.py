@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.models import File, FilePurpose
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import InvalidRequestError, invalid_value
 from jobs.times import timestamp
 
 #: The seconds that a file may be kept: an hour to 30 days.
@@ -94,10 +94,9 @@ def check_expiry(policy: Any, param: str) -> int:
         or type(seconds) is not int
         or not MIN_EXPIRY <= seconds <= MAX_EXPIRY
     ):
-        raise InvalidRequestError(
+        raise invalid_value(
+            param,
             f"`{param}` must have the anchor `created_at`, and {MIN_EXPIRY} to {MAX_EXPIRY} "
             "`seconds` (1 hour to 30 days).",
-            code="invalid_value",
-            param=param,
         )
     return seconds

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.models import Job
 from jobs.page_request import PageRequest
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import invalid_value
 from jobs.protocol.lists import list_object
 
 
@@ -40,11 +40,7 @@ def page_of(items: list[dict[str, Any]], page: PageRequest) -> dict[str, Any]:
     if page.after is not None:
         ids = [item["id"] for item in items]
         if page.after not in ids:
-            raise InvalidRequestError(
-                f"The input has no item with the id {page.after!r}.",
-                code="invalid_value",
-                param="after",
-            )
+            raise invalid_value("after", f"The input has no item with the id {page.after!r}.")
         items = items[ids.index(page.after) + 1 :]
     return list_object(items[: page.limit], has_more=len(items) > page.limit)
 

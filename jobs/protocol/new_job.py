@@ -10,6 +10,7 @@ from jobs.pipeline import Sampling, Turn
 from jobs.protocol.limits import fit
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
+from jobs.use_cases.requests import Keyed
 from jobs.use_cases.submission import NewJob
 
 T = TypeVar("T")
@@ -19,8 +20,7 @@ def new_job(
     request: CreateResponse,
     counter: TokenCounter,
     turns: list[Turn] | None = None,
-    idempotency_key: str | None = None,
-    request_digest: str | None = None,
+    keyed: Keyed | None = None,
 ) -> NewJob:
     """Return the job that a request asks for.
 
@@ -28,8 +28,7 @@ def new_job(
         request: a valid one.
         counter: counts the tokens of the prompts.
         turns: the turns before the question; None if the context is the question alone.
-        idempotency_key: the client's.
-        request_digest: of the request that came with the key (`jobs.protocol.body.digest`).
+        keyed: the request, if it has an idempotency key.
 
     Raises:
         InvalidRequestError: the request does not fit the model's context.
@@ -55,8 +54,7 @@ def new_job(
         turns=None if turns is None else fitting.turns,
         previous_response_id=request.previous_response_id,
         options=request.repeated(),
-        idempotency_key=idempotency_key,
-        request_digest=request_digest,
+        keyed=keyed,
     )
 
 

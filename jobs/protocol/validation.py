@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from jobs.protocol import options
 from jobs.protocol.chat_request import CHAT_SUPPORTED, CreateChatCompletion
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import InvalidRequestError, invalid_value
 from jobs.protocol.items import UNIONS, without_nulls
 from jobs.protocol.request import SUPPORTED, CreateResponse
 from jobs.protocol.served_models import check_model
@@ -85,11 +85,7 @@ def check_metadata(metadata: dict[str, str] | None) -> None:
     """
     for pair in (metadata or {}).items():
         if any("\0" in text for text in pair):
-            raise InvalidRequestError(
-                "`metadata` must not contain NUL characters.",
-                code="invalid_value",
-                param="metadata",
-            )
+            raise invalid_value("metadata", "`metadata` must not contain NUL characters.")
 
 
 def parse(
@@ -124,10 +120,8 @@ def _check_context(request: CreateResponse, param: str) -> None:
             (m for m in reversed(request.messages) if m.role in ("user", "assistant")), None
         )
         if last is not None and last.role != "user":
-            raise InvalidRequestError(
-                "With `context: turns`, the last message must have the role `user`.",
-                code="invalid_value",
-                param=param,
+            raise invalid_value(
+                param, "With `context: turns`, the last message must have the role `user`."
             )
     elif request.previous_response_id is not None:
         raise InvalidRequestError(
@@ -165,7 +159,7 @@ def _is_unicode(value: Any) -> bool:
 
 def _not_unicode(param: str | None, subject: str | None = None) -> InvalidRequestError:
     message = f"{subject or f'`{param}`'} is not valid Unicode: it contains an unpaired surrogate."
-    return InvalidRequestError(message, code="invalid_value", param=param)
+    return invalid_value(param, message)
 
 
 def _translate(error: ErrorDetails, supported: Iterable[str]) -> InvalidRequestError:

@@ -27,7 +27,7 @@ class Wanted:
 
     node: Node
     #: Ranges of numbers. The index only has buckets of them, so that the numbers are compared as well.
-    bounds: Sequence[Bounds] = ()
+    bounds: Sequence[Bounds]
 
     def narrowed(self, terms: Sequence[Term]) -> Wanted:
         """Return the query for those of its documents that have any of some terms; for all of them without terms."""

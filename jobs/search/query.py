@@ -34,7 +34,7 @@ class Phrase:
 
     words: tuple[str, ...]
     #: Whether the last word may go on.
-    prefix: bool = False
+    prefix: bool
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ the line is in the output or error file.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,12 +15,14 @@ from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import BatchNotFoundError
+from jobs.ids import is_id
 from jobs.models import OPEN, Batch, BatchLine, BatchStatus, Job, Status
 from jobs.page_request import PageRequest
-from jobs.statements import deliveries, endings
+from jobs.statements import deliveries, endings, requests
 from jobs.statements.jobs import ATTEMPTS, IS_QUEUED
 from jobs.statements.owners import is_owned
 from jobs.statements.paging import read_page
+from jobs.statements.requests import Keyed
 from jobs.timing import LEASE
 
 #: The statuses in which a client can cancel a batch.
@@ -99,12 +100,12 @@ class Submitted(NamedTuple):
 
 
 def check_id(batch_id: str) -> None:
-    """Check that a text can be a batch's id. Not every text can be a parameter of a statement.
+    """Check that a text can be a batch\'s id.
 
     Raises:
         BatchNotFoundError: it cannot.
     """
-    if not re.fullmatch(r"batch_[0-9a-z]{1,32}", batch_id):
+    if not is_id(batch_id, "batch_"):
         raise BatchNotFoundError(batch_id)
 
 
@@ -121,11 +122,9 @@ def get(session: Session, owner: str | None, batch_id: str) -> Batch:
     return batch
 
 
-def find_by_idempotency_key(session: Session, owner: str, key: str) -> Batch | None:
-    """Return the batch that an owner's idempotency key belongs to."""
-    return session.scalar(
-        sa.select(Batch).where(Batch.owner == owner, Batch.idempotency_key == key)
-    )
+def find_made(session: Session, request: Keyed | None) -> Batch | None:
+    """Return the batch that the same request created; see `requests.find_made`."""
+    return requests.find_made(session, request, sa.select(Batch))
 
 
 def list_page(session: Session, owner: str, page: PageRequest) -> tuple[list[Batch], bool]:

@@ -6,18 +6,19 @@ The owner None stands for all owners. Clients see files that are complete and ha
 from __future__ import annotations
 
 import datetime as dt
-import re
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import StoredFileNotFoundError
+from jobs.ids import is_id
 from jobs.models import Batch, File, FileChunk, FilePurpose, FileState
 from jobs.page_request import PageRequest
-from jobs.statements import clock
+from jobs.statements import clock, requests
 from jobs.statements.owners import is_owned
 from jobs.statements.paging import read_page
+from jobs.statements.requests import Keyed
 
 #: Seconds after which a file that a client is still sending counts as lost with its web process.
 UPLOAD_LOST_AFTER = 7200.0
@@ -49,12 +50,12 @@ _READ = (
 
 
 def check_id(file_id: str) -> None:
-    """Check that a text can be a file's id. Not every text can be a parameter of a statement.
+    """Check that a text can be a file\'s id.
 
     Raises:
         StoredFileNotFoundError: it cannot.
     """
-    if not re.fullmatch(r"file-[0-9a-z]{1,32}", file_id):
+    if not is_id(file_id, "file-"):
         raise StoredFileNotFoundError(file_id)
 
 
@@ -94,8 +95,7 @@ def finish(
     file_id: str,
     *,
     expires_in: int | None,
-    idempotency_key: str | None = None,
-    request_digest: str | None = None,
+    keyed: Keyed | None = None,
 ) -> bool:
     """Let clients see a file that is complete, from now on; return whether there is one.
 
@@ -103,8 +103,7 @@ def finish(
         connection: in a transaction that writes.
         file_id: of the file.
         expires_in: seconds from now; None for never.
-        idempotency_key: of the request that stored it.
-        request_digest: of that request.
+        keyed: the request that stored it, if it has an idempotency key.
     """
     now = clock.now(connection)
     expires_at = None if expires_in is None else now + dt.timedelta(seconds=expires_in)
@@ -115,8 +114,7 @@ def finish(
             state=FileState.PROCESSED,
             created_at=now,
             expires_at=expires_at,
-            idempotency_key=idempotency_key,
-            request_digest=request_digest,
+            **requests.columns(keyed),
         )
     )
     return bool(connection.execute(statement).rowcount)
@@ -135,19 +133,17 @@ def get(session: Session, owner: str | None, file_id: str) -> File:
     return file
 
 
-def find_by_idempotency_key(session: Session, owner: str, key: str) -> File | None:
-    """Return the file that an owner's idempotency key belongs to."""
-    return session.scalar(
-        sa.select(File).where(File.owner == owner, File.idempotency_key == key, _IS_VISIBLE)
-    )
+def find_made(session: Session, request: Keyed | None) -> File | None:
+    """Return the file that the same request stored; see `requests.find_made`."""
+    return requests.find_made(session, request, sa.select(File).where(_IS_VISIBLE))
 
 
-def free_idempotency_key(connection: sa.Connection, owner: str, key: str) -> None:
-    """Take an owner's idempotency key from the file that has it: one that has expired, and is not deleted yet."""
+def free_idempotency_key(connection: sa.Connection, request: Keyed) -> None:
+    """Take an idempotency key from the file that has it: one that has expired, and is not deleted yet."""
     connection.execute(
         sa.update(File)
-        .where(File.owner == owner, File.idempotency_key == key, ~_IS_VISIBLE)
-        .values(idempotency_key=None, request_digest=None)
+        .where(File.owner == request.owner, File.idempotency_key == request.key, ~_IS_VISIBLE)
+        .values(requests.columns(None))
     )
 
 

@@ -6,7 +6,6 @@ The owner None stands for all owners.
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,10 +19,12 @@ from sqlalchemy.orm.interfaces import ORMOption
 from jobs.column_types import utcnow
 from jobs.enums import ANY
 from jobs.errors import JobNotFoundError
+from jobs.ids import is_id
 from jobs.models import OPEN, Attempt, Job, Status
 from jobs.search.filters import Filters
-from jobs.statements import endings
+from jobs.statements import endings, requests
 from jobs.statements.owners import is_owned
+from jobs.statements.requests import Keyed
 
 # The conditions of the partial indexes, in their words: SQLite uses a partial index only for those, and
 # does not know the value of a parameter when it plans.
@@ -59,10 +60,10 @@ class FoundVersion(NamedTuple):
 class IndexedFilters:
     """The filters that the table of jobs has indexes for, beside that of the status. None means that all jobs meet it."""
 
-    owner: str | None = None
+    owner: str | None
     #: Created from ``since`` on, and before ``until``.
-    since: dt.datetime | None = None
-    until: dt.datetime | None = None
+    since: dt.datetime | None
+    until: dt.datetime | None
     #: The last rating of the regeneration; None for jobs without one, `ANY` for all.
     rating: int | None = ANY
 
@@ -122,12 +123,12 @@ def add_all(connection: sa.Connection, jobs: Sequence[Job]) -> None:
 
 
 def check_id(job_id: str) -> None:
-    """Check that a text can be a job's id. Not every text can be a parameter of a statement.
+    """Check that a text can be a job\'s id.
 
     Raises:
         JobNotFoundError: it cannot.
     """
-    if not re.fullmatch(r"resp_[0-9a-z]{1,32}", job_id):
+    if not is_id(job_id, "resp_"):
         raise JobNotFoundError(job_id)
 
 
@@ -206,13 +207,9 @@ def _versions_of(size: int) -> sa.Select[*tuple[Any, ...]]:
     return sa.select(Job.id, Job.owner, utcnow(), *version).where(Job.id.in_(ids))
 
 
-def find_by_idempotency_key(session: Session, owner: str, key: str) -> Job | None:
-    """Return the job that an owner's idempotency key belongs to, with its attempts."""
-    return session.scalar(
-        sa.select(Job)
-        .where(Job.owner == owner, Job.idempotency_key == key)
-        .options(selectinload(Job.attempts))
-    )
+def find_made(session: Session, request: Keyed | None) -> Job | None:
+    """Return the job that the same request made, with its attempts; see `requests.find_made`."""
+    return requests.find_made(session, request, sa.select(Job).options(selectinload(Job.attempts)))
 
 
 def list_replays(session: Session, owner: str | None, job_id: str, limit: int) -> list[Job]:

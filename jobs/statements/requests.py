@@ -1,20 +1,24 @@
 """Statements on requests with an idempotency key.
 
-`begin` comes first in the transaction that does what a request asks for, and `end` last. So a request was done if and
-only if it is noted, whatever is lost in between.
+What a request makes (a job, a file, a batch, a review) has the key in its own row, for as long as there is one, and is
+found by `find_made`. What changes something is noted: `begin` comes first in the transaction that does what a request
+asks for, and `end` last. So a request was done if and only if it is noted, whatever is lost in between.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow_once
 from jobs.errors import IdempotencyError
-from jobs.models import KeyedRequest
+from jobs.models import Batch, File, Job, KeyedRequest
 from jobs.statements.inserting import insert
+
+Made = TypeVar("Made", Job, Batch, File)
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,42 @@ class Keyed:
     key: str
     #: SHA-256 of what was sent.
     digest: str
+
+    def check(self, digest: str | None) -> None:
+        """Check that the key was used for this request.
+
+        Raises:
+            IdempotencyError: it was used for a different one, with the given digest.
+        """
+        if digest != self.digest:
+            raise IdempotencyError
+
+
+def columns(request: Keyed | None) -> dict[str, str | None]:
+    """Return the columns of what a request makes, by which the same request finds it."""
+    return {
+        "idempotency_key": None if request is None else request.key,
+        "request_digest": None if request is None else request.digest,
+    }
+
+
+def find_made(session: Session, request: Keyed | None, rows: sa.Select[Made]) -> Made | None:
+    """Return what the same request has made; None if it has made nothing, or has no key.
+
+    Args:
+        session: in a transaction.
+        request: the request.
+        rows: selects what it can have made.
+
+    Raises:
+        IdempotencyError: the key was used for a different request.
+    """
+    if request is None:
+        return None
+    made = session.scalar(rows.filter_by(owner=request.owner, idempotency_key=request.key))
+    if made is not None:
+        request.check(made.request_digest)
+    return made
 
 
 def begin(connection: sa.Connection, request: Keyed | None) -> dict[str, Any] | None:
@@ -67,8 +107,7 @@ def find(connection: sa.Connection, request: Keyed) -> dict[str, Any] | None:
 
 
 def _outcome(noted: sa.Row[str, dict[str, Any] | None], request: Keyed) -> dict[str, Any] | None:
-    if noted.digest != request.digest:
-        raise IdempotencyError
+    request.check(noted.digest)
     outcome: dict[str, Any] | None = noted.outcome
     return outcome
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from jobs.models import Job, Review, Status
 from jobs.statements.jobs import IndexedFilters
+from jobs.statements.requests import Keyed
 
 #: What a review needs to be counted.
 _VERDICT = (
@@ -33,23 +34,33 @@ def add(connection: sa.Connection, **columns: Any) -> None:
     connection.execute(sa.insert(Review).values(**columns))
 
 
-def find_by_idempotency_key(
-    connection: sa.Connection, job_id: str, key: str, reviewer: str | None
-) -> sa.Row[str, str | None] | None:
-    """Return the id and the request's digest of the review of a job that an idempotency key belongs to.
+def find_made(
+    connection: sa.Connection, request: Keyed | None, job_id: str, reviewer: str | None
+) -> str | None:
+    """Return the id of the review of a job that the same request added; None if there is none.
 
     Args:
         connection: in a transaction.
+        request: the request; None if it has no idempotency key.
         job_id: of the job.
-        key: the client's.
         reviewer: whose key it is; None where all clients are one.
+
+    Raises:
+        IdempotencyError: the key was used for a different request.
     """
+    if request is None:
+        return None
     query = sa.select(Review.id, Review.request_digest).where(
-        Review.job_id == job_id, Review.idempotency_key == key
+        Review.job_id == job_id, Review.idempotency_key == request.key
     )
     if reviewer is not None:
         query = query.where(Review.reviewer == reviewer)
-    return connection.execute(query).first()
+    found = connection.execute(query).first()
+    if found is None:
+        return None
+    review_id, digest = found
+    request.check(digest)
+    return review_id
 
 
 def set_rating(connection: sa.Connection, job_id: str, rating: int) -> None:

@@ -78,7 +78,7 @@ def review_entry(index: int, digest: str, at: str, proof: str | None = None) -> 
 
 
 def erasure_entry(
-    index: int, texts: Sequence[str], digest: str, at: str, proof: str | None = None
+    index: int, texts: Sequence[str], digest: str, at: str, proof: str | None
 ) -> bytes:
     """Return the entry that says that texts of a job were erased.
 

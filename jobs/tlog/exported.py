@@ -90,8 +90,9 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
             raise HistoryError(
                 f"it was changed: its digest should be {recorded}, and it says {given}"
             )
-        _check_additions(history)
-        erased = [p for p, v in {**texts(history), **review_texts(history)}.items() if is_erased(v)]
+        all_texts = {**texts(history), **review_texts(history)}
+        erased = {p: v["hash"] for p, v in all_texts.items() if is_erased(v)}
+        _check_additions(history, erased)
     except HistoryError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -101,26 +102,20 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
         raise HistoryError(f"it claims entry {index}, and its proof is of entry {parsed.index}")
     _compare(entry, recorded)
     origin, origin_signed = parsed, signed
-    if entry["type"] == JOB:
-        if origin_proof is not None:
-            raise HistoryError("its entry says that it ended in this log, and it has another proof")
-    elif not isinstance(origin_proof, str) or proof_hash(origin_proof) != entry.get("proof"):
-        raise HistoryError(
-            "the proof that it was imported with is not the one that its entry names"
-        )
-    else:
-        origin, first, origin_signed = _open(origin_proof, trusted, required=False)
-        _compare(first, recorded)
+    if entry["type"] == IMPORT:
+        origin, origin_signed = _check_origin(origin_proof, entry, recorded, trusted)
+    elif origin_proof is not None:
+        raise HistoryError("its entry says that it ended in this log, and it has another proof")
     try:
         additions = _check_proofs(history, parsed, origin, trusted)
+    except HistoryError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, HistoryError):
-            raise
         raise HistoryError("it has no proofs of its reviews and erasures as it should") from error
     return Checked(
         digest=recorded,
         salts=salts,
-        erased=erased,
+        erased=list(erased),
         proof=parsed,
         origin=origin,
         review_origins=additions.review,
@@ -137,17 +132,39 @@ def _check_salts(salts: Salts, whose: str) -> None:
             raise HistoryError(f"{whose} salt has {len(salt)} bytes, and should have {SALT_SIZE}")
 
 
-def _check_additions(history: Mapping[str, Any]) -> None:
-    """Check the digests of reviews and erasures, and that they fit the history."""
-    hashes = {
-        p: v["hash"] for p, v in {**texts(history), **review_texts(history)}.items() if is_erased(v)
-    }
+def _check_origin(
+    text: object, entry: Mapping[str, Any], recorded: str, trusted: Sequence[Verifier]
+) -> tuple[Proof, bool]:
+    """Check the proof that a job was imported with; return it, and whether its signature was checked.
+
+    Args:
+        text: the proof.
+        entry: of the import, which names it.
+        recorded: the job's digest.
+        trusted: as for `check`.
+    """
+    if not isinstance(text, str) or proof_hash(text) != entry.get("proof"):
+        raise HistoryError(
+            "the proof that it was imported with is not the one that its entry names"
+        )
+    origin, first, signed = _open(text, trusted, required=False)
+    _compare(first, recorded)
+    return origin, signed
+
+
+def _check_additions(history: Mapping[str, Any], erased: Mapping[str, str]) -> None:
+    """Check the digests of reviews and erasures, and that they fit the history.
+
+    Args:
+        history: a line of an export.
+        erased: the hashes of its erased texts, by their JSON pointers.
+    """
     for number, review in enumerate(history["reviews"]):
         salts = salts_of(review["log"])
         _check_salts(salts, f"the review {number}'s")
         _check_digest(review, review_digest(history["id"], review, salts), f"review {number}")
     for number, erasure in enumerate(history["erasures"]):
-        _check_digest(erasure, erasure_digest(history["id"], erasure, hashes), f"erasure {number}")
+        _check_digest(erasure, erasure_digest(history["id"], erasure, erased), f"erasure {number}")
     if (reason := misfit(history)) is not None:
         raise HistoryError(f"it was changed: {reason}")
 

@@ -26,7 +26,7 @@ class Proof:
     #: The signed checkpoint, as the log issued it.
     checkpoint: str
     #: Of the application; not authenticated. HelixQ's proofs have the entry here.
-    extra: bytes | None = None
+    extra: bytes | None
 
     @classmethod
     def parse(cls, text: str) -> Self:

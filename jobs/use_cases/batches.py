@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import IdempotencyError, StoredFileNotFoundError, TooManyBatchesError
+from jobs.errors import StoredFileNotFoundError, TooManyBatchesError
 from jobs.ids import new_id
 from jobs.models import Batch, FilePurpose
 from jobs.page_request import PageRequest
@@ -35,9 +35,8 @@ class NewBatch:
     chat_context: str
     metadata: dict[str, str]
     output_expires_after: int | None
-    #: The client's, and the SHA-256 of the request that came with it.
-    idempotency_key: str | None = None
-    request_digest: str | None = None
+    #: The request, if it has an idempotency key.
+    keyed: Keyed | None = None
 
 
 @retry_on_conflict
@@ -51,7 +50,7 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
         key_id: of the API key that the batch is created with, if any.
 
     Returns:
-        the batch, or the one that an earlier request with its idempotency key created.
+        the batch, or the one that the same request created before.
 
     Raises:
         StoredFileNotFoundError: the owner has no such input file.
@@ -61,10 +60,9 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
     batch_id = new_id("batch_")
     try:
         with database.write_session() as session:
-            if new.idempotency_key is not None:
-                existing = batches.find_by_idempotency_key(session, owner, new.idempotency_key)
-                if existing is not None:
-                    return _same_request(existing, new)
+            existing = batches.find_made(session, new.keyed)
+            if existing is not None:
+                return existing
             file = files.get(session, owner, new.input_file_id)
             if file.purpose is not FilePurpose.BATCH:
                 raise StoredFileNotFoundError(new.input_file_id)
@@ -77,8 +75,7 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
                 endpoint=new.endpoint,
                 chat_context=new.chat_context,
                 metadata_=new.metadata,
-                idempotency_key=new.idempotency_key,
-                request_digest=new.request_digest,
+                **requests.columns(new.keyed),
                 input_file_id=new.input_file_id,
                 output_expires_after=new.output_expires_after,
                 expires_at=utcnow(COMPLETION_WINDOW),
@@ -90,16 +87,10 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
     except sa.exc.IntegrityError:
         # PostgreSQL: another transaction committed the same key after this one had looked for it.
         with database.read_session() as session:
-            existing = batches.find_by_idempotency_key(session, owner, new.idempotency_key or "")
+            existing = batches.find_made(session, new.keyed)
         if existing is None:
             raise
-        return _same_request(existing, new)
-
-
-def _same_request(existing: Batch, new: NewBatch) -> Batch:
-    if existing.request_digest != new.request_digest:
-        raise IdempotencyError
-    return existing
+        return existing
 
 
 def get_batch(database: Database, owner: str | None, batch_id: str) -> Batch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from sqlalchemy.orm import Session
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import UserError
-from jobs.ids import new_id
+from jobs.ids import is_id, new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from jobs.page_request import PageRequest
 from jobs.statements import clock, deliveries, requests, webhooks
@@ -224,9 +223,7 @@ def sample(
 
 
 def _get(session: Session, owner: str | None, delivery_id: str) -> WebhookDelivery:
-    # Not every text can be a parameter of a statement.
-    is_id = re.fullmatch(r"whd_[0-9a-z]{1,32}", delivery_id)
-    delivery = deliveries.get(session, owner, delivery_id) if is_id else None
+    delivery = deliveries.get(session, owner, delivery_id) if is_id(delivery_id, "whd_") else None
     if delivery is None:
         raise DeliveryNotFoundError(delivery_id)
     return delivery

@@ -70,7 +70,7 @@ def pages(
     cursor: str | None = None
     while True:
         if indexed:
-            listed = searching.list_jobs(
+            listed = searching.search(
                 database, whose, within, limit=size, after=cursor, order=Order.OLDEST
             )
             ids, cursor = [each.job.id for each in listed.jobs], listed.next

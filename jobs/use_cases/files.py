@@ -7,16 +7,15 @@ others can write to SQLite in between. Nobody sees a file before its last transa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.errors import IdempotencyError, StoredFileNotFoundError
+from jobs.errors import StoredFileNotFoundError
 from jobs.ids import new_id
 from jobs.models import File, FilePurpose, FileState
 from jobs.page_request import PageRequest
 from jobs.statements import files
+from jobs.statements.requests import Keyed
 from jobs.timing import SECONDS_PER_DAY
 
 #: Bytes of a chunk.
@@ -50,56 +49,42 @@ def append(database: Database, file_id: str, data: bytes) -> None:
             raise StoredFileNotFoundError(file_id)
 
 
-@dataclass(frozen=True)
-class UploadedFile:
-    """A file that a client has sent."""
-
-    owner: str
-    file_id: str
-    #: Seconds from now.
-    expires_in: int
-    #: The client's, and the SHA-256 of the request that came with it.
-    idempotency_key: str | None = None
-    request_digest: str | None = None
-
-
-def finish_upload(database: Database, upload: UploadedFile) -> File:
+def finish_upload(
+    database: Database, file_id: str, expires_in: int, keyed: Keyed | None = None
+) -> File:
     """Let its owner see a file that is complete; return it.
 
-    If the idempotency key was used for the same request before, the file is given up, and that one is returned.
+    If the same request was done before, the file is given up, and the one that it stored is returned.
+
+    Args:
+        database: of the file.
+        file_id: of the file.
+        expires_in: seconds from now.
+        keyed: the request, if it has an idempotency key.
 
     Raises:
         StoredFileNotFoundError: it was given up, because it took too long.
         IdempotencyError: the idempotency key was used for a different request.
     """
     try:
-        return _finish(database, upload)
+        return _finish(database, file_id, expires_in, keyed)
     except sa.exc.IntegrityError:
         # PostgreSQL: another transaction committed the same key after this one had looked for it.
-        return _finish(database, upload)
+        return _finish(database, file_id, expires_in, keyed)
 
 
-def _finish(database: Database, upload: UploadedFile) -> File:
-    owner, key = upload.owner, upload.idempotency_key
+def _finish(database: Database, file_id: str, expires_in: int, keyed: Keyed | None) -> File:
     with database.write_session() as session:
         connection = session.connection()
-        if key is not None:
-            existing = files.find_by_idempotency_key(session, owner, key)
-            if existing is not None:
-                if existing.request_digest != upload.request_digest:
-                    raise IdempotencyError
-                files.drop(connection, upload.file_id)
-                return existing
-            files.free_idempotency_key(connection, owner, key)
-        if not files.finish(
-            connection,
-            upload.file_id,
-            expires_in=upload.expires_in,
-            idempotency_key=key,
-            request_digest=upload.request_digest,
-        ):
-            raise StoredFileNotFoundError(upload.file_id)
-        return files.get(session, None, upload.file_id)
+        existing = files.find_made(session, keyed)
+        if existing is not None:
+            files.drop(connection, file_id)
+            return existing
+        if keyed is not None:
+            files.free_idempotency_key(connection, keyed)
+        if not files.finish(connection, file_id, expires_in=expires_in, keyed=keyed):
+            raise StoredFileNotFoundError(file_id)
+        return files.get(session, None, file_id)
 
 
 def abort_upload(database: Database, file_id: str) -> None:

@@ -25,7 +25,7 @@ from jobs.transient import retry_on_conflict
 Compare = Callable[[Job, Job], str | None]
 
 
-class RefusedError(UserError):
+class ImportRefusedError(UserError):
     """A job cannot be imported. The message says which line of the file has it, and why."""
 
     def __init__(self, line: int, reason: str) -> None:
@@ -50,7 +50,7 @@ def add(database: Database, jobs: Mapping[int, Job], compare: Compare) -> int:
         compare: compares two jobs.
 
     Raises:
-        RefusedError: a job with the same id is there and differs, or was deleted. Nothing was added.
+        ImportRefusedError: a job with the same id is there and differs, or was deleted. Nothing was added.
     """
     try:
         with database.write_session() as session:
@@ -63,7 +63,7 @@ def add(database: Database, jobs: Mapping[int, Job], compare: Compare) -> int:
     except (sa.exc.StatementError, OverflowError) as error:
         if isinstance(error, (sa.exc.OperationalError, sa.exc.InternalError)):
             raise  # Of the database, and not of the values.
-        raise RefusedError(
+        raise ImportRefusedError(
             min(jobs), f"it, or one up to line {max(jobs)}, cannot be stored: {_reason(error)}"
         ) from error
     return len(new)
@@ -77,11 +77,13 @@ def _new(session: Session, jobs: Mapping[int, Job], compare: Compare) -> dict[in
     new = {}
     for line, job in jobs.items():
         if job.id in deleted:
-            raise RefusedError(line, f"{job.id} was deleted from this database, as its log says")
+            raise ImportRefusedError(
+                line, f"{job.id} was deleted from this database, as its log says"
+            )
         if (same := there.get(job.id)) is None:
             there[job.id] = new[line] = job
         elif (reason := compare(same, job)) is not None:
-            raise RefusedError(line, f"{job.id} is there already, and {reason}")
+            raise ImportRefusedError(line, f"{job.id} is there already, and {reason}")
     _check_workers(workers.load(session, _worker_ids(new)), new)
     return new
 
@@ -92,7 +94,9 @@ def _check_workers(there: Mapping[str, Worker], jobs: Mapping[int, Job]) -> None
         for attempt in job.attempts:
             worker = seen.setdefault(attempt.worker.id, attempt.worker)
             if _described(worker) != _described(attempt.worker):
-                raise RefusedError(line, f"a worker {worker.id} is there already, and differs")
+                raise ImportRefusedError(
+                    line, f"a worker {worker.id} is there already, and differs"
+                )
 
 
 def _described(worker: Worker) -> tuple[Any, ...]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import IdempotencyError, NotEndedError
+from jobs.errors import NotEndedError
 from jobs.ids import new_id
-from jobs.statements import documents, jobs, reviews
+from jobs.statements import documents, jobs, requests, reviews
+from jobs.statements.requests import Keyed
 from jobs.tlog.salted import new_salt
 from jobs.transient import retry_on_conflict
 
@@ -37,12 +38,11 @@ def add(
     *,
     reviewer: str,
     key_id: str | None = None,
-    idempotency_key: str | None = None,
-    request_digest: str | None = None,
+    keyed: Keyed | None = None,
 ) -> str:
     """Add a review of a job that has ended; return its id. The log gets an entry of it.
 
-    If the idempotency key was used for the same request before, nothing is added, and that review is returned.
+    If the same request was done before, nothing is added, and its review is returned.
 
     Args:
         database: of the job.
@@ -51,8 +51,7 @@ def add(
         review: the verdict.
         reviewer: whose it is.
         key_id: of the API key that it was sent with, if any.
-        idempotency_key: the client's.
-        request_digest: the SHA-256 of the request that came with it.
+        keyed: the request, if it has an idempotency key.
 
     Raises:
         JobNotFoundError: the owner has no such job.
@@ -64,15 +63,9 @@ def add(
         job = jobs.lock(connection, owner, job_id)
         if not job.status.final:
             raise NotEndedError(job_id)
-        if idempotency_key is not None:
-            existing = reviews.find_by_idempotency_key(
-                connection, job_id, idempotency_key, None if key_id is None else reviewer
-            )
-            if existing is not None:
-                found_id, found_digest = existing
-                if found_digest != request_digest:
-                    raise IdempotencyError
-                return found_id
+        earlier = reviews.find_made(connection, keyed, job_id, None if key_id is None else reviewer)
+        if earlier is not None:
+            return earlier
         reviews.add(
             connection,
             id=review_id,
@@ -85,8 +78,7 @@ def add(
             corrected_answer=review.corrected_answer,
             tags=list(review.tags),
             note=review.note,
-            idempotency_key=idempotency_key,
-            request_digest=request_digest,
+            **requests.columns(keyed),
             created_at=utcnow(),
             log_salt=new_salt(),
         )

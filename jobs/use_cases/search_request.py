@@ -19,7 +19,7 @@ from jobs.statements.documents import LAST_ID
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """Which page of which list is asked for, as `jobs.use_cases.searching.list_jobs` has it."""
+    """Which page of which list is asked for, as `jobs.use_cases.searching.search` has it."""
 
     #: Of the jobs; None for all.
     owner: str | None

@@ -50,7 +50,7 @@ class Page(NamedTuple):
     next: str | None
 
 
-def list_jobs(
+def search(
     database: Database,
     owner: str | None,
     filters: Filters,

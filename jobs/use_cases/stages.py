@@ -40,8 +40,8 @@ class Claim:
     #: Seconds from then to the job's deadline.
     seconds_left: float
     #: The span that the job is below, if any, and what goes with it (`jobs.trace_context`).
-    traceparent: str | None = None
-    tracestate: str | None = None
+    traceparent: str | None
+    tracestate: str | None
 
     @property
     def number(self) -> int:

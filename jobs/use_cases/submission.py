@@ -15,7 +15,8 @@ from jobs.ids import new_id
 from jobs.models import ApiKey, Job
 from jobs.pipeline import Sampling, Turn, sampling_values
 from jobs.queued_counts import QueuedCounts
-from jobs.statements import in_queue, jobs
+from jobs.statements import in_queue, jobs, requests
+from jobs.statements.requests import Keyed
 from jobs.trace_context import TraceContext
 from jobs.transient import is_transient, retry_on_conflict
 
@@ -36,9 +37,8 @@ class NewJob:
     turns: Sequence[Turn] | None = None
     previous_response_id: str | None = None
     options: dict[str, Any] | None = None
-    #: The client's, and the SHA-256 of the request that came with it.
-    idempotency_key: str | None = None
-    request_digest: str | None = None
+    #: The request, if it has an idempotency key.
+    keyed: Keyed | None = None
     #: The batch that the job is a line of, and the client's name for the line.
     batch_id: str | None = None
     custom_id: str | None = None
@@ -103,8 +103,8 @@ def submit_all(
         counts: of the queued jobs, if this process submits many.
 
     Returns:
-        for each, in their order: the job and whether it is new, or why it is refused, as `submit` raises it. If its
-        idempotency key was used for the same request before, the job is that of the earlier request, as it is now.
+        for each, in their order: the job and whether it is new, or why it is refused, as `submit` raises it. If the
+        same request was done before, the job is the one that it created, as it is now.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database accepts none.
@@ -165,11 +165,9 @@ class _Unit:
 def _accept(unit: _Unit, request: JobRequest, max_queued: int, counts: QueuedCounts) -> Accepted:
     """Add a job, unless its idempotency key has one, or there are too many."""
     new, key = request.new, request.key
-    if new.idempotency_key is not None:
+    if new.keyed is not None:
         with Session(unit.flush(), expire_on_commit=False) as session:
-            existing = _find_existing(
-                session, request.owner, new.idempotency_key, new.request_digest
-            )
+            existing = jobs.find_made(session, new.keyed)
         if existing:
             return existing, False
     _check_limits(unit, max_queued, key, counts)
@@ -185,39 +183,23 @@ def _outcome_of_error(
     if not isinstance(error, sa.exc.IntegrityError):
         return error
     # PostgreSQL: another transaction committed the same key after this one had looked for it.
-    new = request.new
     try:
-        existing = find_by_idempotency_key(
-            database, request.owner, new.idempotency_key, new.request_digest
-        )
+        existing = find_made(database, request.new.keyed)
     except IdempotencyError as conflict:
         return conflict
     return error if existing is None else (existing, False)
 
 
-def find_by_idempotency_key(
-    database: Database, owner: str, key: str | None, request_digest: str | None
-) -> Job | None:
-    """Return the job that an earlier request of the owner with this key created.
+def find_made(database: Database, keyed: Keyed | None) -> Job | None:
+    """Return the job that the same request created before; None if there is none, or it has no idempotency key.
 
     Raises:
         IdempotencyError: the key was used for a different request.
     """
-    if key is None:
+    if keyed is None:
         return None
     with database.read_session() as session:
-        return _find_existing(session, owner, key, request_digest)
-
-
-def _find_existing(
-    session: Session, owner: str, key: str | None, request_digest: str | None
-) -> Job | None:
-    if key is None:
-        return None
-    job = jobs.find_by_idempotency_key(session, owner, key)
-    if job is not None and job.request_digest != request_digest:
-        raise IdempotencyError
-    return job
+        return jobs.find_made(session, keyed)
 
 
 def _check_limits(unit: _Unit, max_queued: int, key: ApiKey | None, counts: QueuedCounts) -> None:
@@ -251,8 +233,7 @@ def build_job(
         priority=new.priority,
         background=new.background,
         metadata_=new.metadata,
-        idempotency_key=new.idempotency_key,
-        request_digest=new.request_digest,
+        **requests.columns(new.keyed),
         batch_id=new.batch_id,
         custom_id=new.custom_id,
         replay_of=new.replay_of,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from sqlalchemy.orm import Session
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import UserError
+from jobs.ids import is_id
 from jobs.models import WebhookEndpoint
 from jobs.page_request import PageRequest
 from jobs.statements import requests, webhooks
@@ -208,21 +208,16 @@ def delete(database: Database, owner: str | None, endpoint_id: str) -> None:
         EndpointNotFoundError: the owner (None: any) has no such endpoint.
     """
     with database.write() as connection:
-        if not (_is_id(endpoint_id) and webhooks.delete(connection, owner, endpoint_id)):
+        if not (is_id(endpoint_id, "we_") and webhooks.delete(connection, owner, endpoint_id)):
             raise EndpointNotFoundError(endpoint_id)
 
 
 def get_endpoint(session: Session, owner: str | None, endpoint_id: str) -> WebhookEndpoint:
     """Do the same as `get`, in a unit of work."""
-    endpoint = webhooks.get(session, owner, endpoint_id) if _is_id(endpoint_id) else None
+    endpoint = webhooks.get(session, owner, endpoint_id) if is_id(endpoint_id, "we_") else None
     if endpoint is None:
         raise EndpointNotFoundError(endpoint_id)
     return endpoint
-
-
-def _is_id(text: str) -> bool:
-    """Return whether a text can be an endpoint's id. Not every text can be a parameter of a statement."""
-    return bool(re.fullmatch(r"we_[0-9a-z]{1,32}", text))
 
 
 def _checked(

@@ -31,7 +31,7 @@ _MAX_BODY = 1 << 14
 _BUSY = (429, 503)
 
 
-class _RefusedError(Exception):
+class _NotSentError(Exception):
     """No address of a name may be connected to."""
 
 
@@ -82,7 +82,7 @@ async def post(
                         break
     except TimeoutError:
         error = f"no reply within {TIMEOUT:g} seconds"
-    except _RefusedError as refused:
+    except _NotSentError as refused:
         error = str(refused)
     except targets.TargetError as wrong:
         error = str(wrong)
@@ -181,7 +181,7 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
                 reason = refused
             reasons.append(reason)
         if not permitted:
-            raise _RefusedError(f"not sent: {reasons[0]}" if reasons else f"{host} has no address")
+            raise _NotSentError(f"not sent: {reasons[0]}" if reasons else f"{host} has no address")
         return permitted
 
 

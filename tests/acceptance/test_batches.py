@@ -170,7 +170,7 @@ def test_a_batch_outlives_the_processes_that_work_on_it(
     workers.register(database, WORKER, "localhost", 1, runtime)
     file_id = files.begin_upload(database, ANONYMOUS, "in.jsonl")
     files.append(database, file_id, lines(LINES).encode())
-    files.finish_upload(database, files.UploadedFile(ANONYMOUS, file_id, 3600))
+    files.finish_upload(database, file_id, 3600)
     batch_id = batches.create(
         database, ANONYMOUS, NewBatch(file_id, RESPONSES, "question", {}, None)
     ).id

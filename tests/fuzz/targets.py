@@ -17,7 +17,7 @@ from flask import Flask
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from jobs.formats.compression import BrokenFileError, decompressed
-from jobs.importer import RefusedError, read_histories
+from jobs.importer import ImportRefusedError, read_histories
 from jobs.jsonl import read_lines
 from jobs.models import Status
 from jobs.protocol import batch_lines, body
@@ -164,7 +164,7 @@ def _other_bodies(data: bytes) -> None:
     for model in (CreateReview, EraseTexts, DeleteJobs, CreateResponse):
         with contextlib.suppress(ProtocolError):
             parse(model, parsed)
-    parse_batch(parsed, chat_context="question", idempotency_key=None, request_digest=None)
+    parse_batch(parsed, chat_context="question", keyed=None)
 
 
 def _batch(data: bytes) -> None:
@@ -308,7 +308,7 @@ TARGETS: Mapping[str, Target] = {
     "tile": Target(text(_tile), (), (b"x001/234", b"x999/x999/001.p/255\x000\x0063")),
     "import": Target(
         _import,
-        (RefusedError, BrokenFileError, HistoryError),
+        (ImportRefusedError, BrokenFileError, HistoryError),
         (LINE, LINE + b"\n" + LINE, gzip.compress(LINE, mtime=0)),
     ),
     "restore": Target(_history_of_another, (HistoryError,), dumped(HISTORY)),

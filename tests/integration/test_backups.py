@@ -32,6 +32,7 @@ from jobs.use_cases import (
     webhooks,
 )
 from jobs.use_cases.log_signing import Signing
+from jobs.use_cases.requests import Keyed
 from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.outcome import Outcome
 from tests.backups import RECOVERY, SQLITE, back_up, restore
@@ -80,7 +81,9 @@ def test_a_restored_database_goes_on(
     proof = proving.prove(database, ANONYMOUS, ended.id)
     old_keys, before = proving.list_keys(database), note_of(database)
     waiting, running, late = submit(database), submit(database), submit(database)
-    keyed = submit(database, idempotency_key="before", request_digest="x" * 64)
+    before_key = Keyed(ANONYMOUS, "before", "x" * 64)
+    after_key = Keyed(ANONYMOUS, "after", "x" * 64)
+    keyed = submit(database, keyed=before_key)
     for job in (running, late):
         claim(database, job)
     with database.write() as connection:
@@ -92,7 +95,7 @@ def test_a_restored_database_goes_on(
     # What goes on after the backup.
     [sent] = deliveries.take(database, room=lambda _: 9, limit=9)
     deliveries.record(database, [(sent, Outcome(200, None, 0.1))])
-    lost = submit(database, idempotency_key="after", request_digest="x" * 64)
+    lost = submit(database, keyed=after_key)
     end(database)
     seal(database, signing)
     after = note_of(database)
@@ -110,9 +113,9 @@ def test_a_restored_database_goes_on(
     # Jobs that were accepted later are unknown. The client that asks again with the key of one gets a new job.
     with pytest.raises(JobNotFoundError):
         queries.get_job(restored, ANONYMOUS, lost.id)
-    again = submit(restored, idempotency_key="after", request_digest="x" * 64)
+    again = submit(restored, keyed=after_key)
     assert again.id != lost.id
-    known = submission.find_by_idempotency_key(restored, ANONYMOUS, "before", "x" * 64)
+    known = submission.find_made(restored, before_key)
     assert known is not None
     assert known.id == keyed.id
     assert queries.get_job(restored, ANONYMOUS, waiting.id).metadata_ == {"team": "blue"}

@@ -20,7 +20,7 @@ from jobs.errors import (
     NotSealedError,
     TextNotFoundError,
 )
-from jobs.models import Attempt, Erasure, Job
+from jobs.models import ANONYMOUS, Attempt, Erasure, Job
 from jobs.page_request import PageRequest
 from jobs.pipeline import Sampling, Turn
 from jobs.protocol.events import events
@@ -33,6 +33,7 @@ from jobs.tlog.record import digest, review_digest
 from jobs.tlog.salted import salts_of
 from jobs.use_cases import cancellation, deletion, erasing, queries, reviewing, stages, sweeping
 from jobs.use_cases.replaying import replay_of
+from jobs.use_cases.requests import Keyed
 from jobs.use_cases.reviewing import NewReview
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.integration.sealed import end, seal
@@ -64,7 +65,7 @@ def everything(database: Database) -> str:
 def test_an_erased_question_is_gone_everywhere_and_the_job_still_verifies(
     database: Database,
 ) -> None:
-    job = end(database, question=SECRET, input_items=ITEMS, request_digest="d" * 64)
+    job = end(database, question=SECRET, input_items=ITEMS, keyed=Keyed(ANONYMOUS, "k", "d" * 64))
     other = end(database)
     with database.write() as connection:
         traced = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "x=5551234"}
@@ -110,8 +111,8 @@ def test_an_erased_text_cannot_be_guessed_from_what_is_left(database: Database) 
 
 def test_an_exported_history_verifies_with_texts_erased(database: Database) -> None:
     job = end(database, question=SECRET)
-    request = {"idempotency_key": "k", "request_digest": "e" * 64}
-    reviewing.add(database, None, job.id, NewReview(note=SECRET), reviewer="ann", **request)
+    request = Keyed(ANONYMOUS, "k", "e" * 64)
+    reviewing.add(database, None, job.id, NewReview(note=SECRET), reviewer="ann", keyed=request)
     seal(database), seal(database)
     whole = json.loads(json.dumps(history(get(database, job))))
     erase(database, job, "/question", "/reviews/0/note")

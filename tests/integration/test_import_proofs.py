@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.errors import NotImportedError, TamperedError
-from jobs.importer import RefusedError
+from jobs.importer import ImportRefusedError
 from jobs.models import Erasure, Job, Review
 from jobs.protocol.history import history
 from jobs.use_cases import proving, verifying
@@ -157,7 +157,7 @@ def test_proofs_that_reviews_came_with_cannot_be_changed(
     changes.append((exported, _put("review_origin_proofs", None, 1), "review 1 was imported with"))
     for whole, change, reason in changes:
         for trusted in ([], [own, first]):
-            with pytest.raises(RefusedError) as caught:
+            with pytest.raises(ImportRefusedError) as caught:
                 read(changed(whole, 1, change), *trusted)
             assert str(caught.value).startswith(f"line 1: the history of {job.id}: ")
             assert reason in str(caught.value)
@@ -192,7 +192,7 @@ def test_the_proof_that_a_job_came_with_cannot_be_changed(
     assert told["origin_proof"] not in (None, origin)
     for wrong in (None, 7, "", "x", origin, told["proof"], f"{told['origin_proof']}\n"):
         for trusted in ([], [own], [own, first]):
-            with pytest.raises(RefusedError) as caught:
+            with pytest.raises(ImportRefusedError) as caught:
                 read(changed(passed_on, 1, methodcaller("update", origin_proof=wrong)), *trusted)
             assert str(caught.value) == (
                 f"line 1: the history of {job.id}: the proof that it was imported with is not the one that its "

@@ -18,7 +18,7 @@ from jobs.database import Database
 from jobs.errors import ErasedError
 from jobs.formats.compression import Compression
 from jobs.formats.writing import to_json
-from jobs.importer import RefusedError, Report, read_histories
+from jobs.importer import ImportRefusedError, Report, read_histories
 from jobs.models import Attempt, Job, Worker, WorkerState
 from jobs.pipeline import Sampling, Turn
 from jobs.protocol.history import history
@@ -254,12 +254,12 @@ def test_an_imported_job_is_reviewed_erased_and_replayed_as_any(
     assert histories(elsewhere) == before
     # And nothing is added to a job that is there.
     says = rf"line 1: {jobs[0].id} is there already, and lacks the file's `/reviews/1`"
-    with pytest.raises(RefusedError, match=says):
+    with pytest.raises(ImportRefusedError, match=says):
         load(export(elsewhere), database)
     erase(elsewhere, jobs[2].id, "/metadata")
     seal_all(elsewhere)
     third = export(elsewhere).splitlines()[2]
-    with pytest.raises(RefusedError, match="lacks the file's `/erasures/0`"):
+    with pytest.raises(ImportRefusedError, match="lacks the file's `/erasures/0`"):
         load(third, database)
 
 
@@ -272,7 +272,9 @@ def test_deleting_an_imported_job_is_recorded_and_final(
     load(data, elsewhere)
     seal(elsewhere)
     deletion.delete(elsewhere, None, job.id)
-    with pytest.raises(RefusedError, match=rf"line 1: {job.id} was deleted from this database"):
+    with pytest.raises(
+        ImportRefusedError, match=rf"line 1: {job.id} was deleted from this database"
+    ):
         load(data, elsewhere)
     seal(elsewhere)
     assert verifying.verify(elsewhere, history).deleted == 1

@@ -78,6 +78,7 @@ from jobs.use_cases.batch_answers import LineResult, Submission
 from jobs.use_cases.batch_validation import Piece
 from jobs.use_cases.batches import NewBatch
 from jobs.use_cases.log_signing import Signing
+from jobs.use_cases.requests import Keyed
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.statistics import By, Query
 from jobs.webhooks.outcome import Outcome
@@ -116,15 +117,15 @@ def work_on_batches(run: Callable[..., Any], database: Database) -> None:
     """Run the use cases of files and batches."""
     file_id = run(files.begin_upload, database, ANONYMOUS, "in.jsonl")
     run(files.append, database, file_id, b"{}\n")
-    upload = files.UploadedFile(ANONYMOUS, file_id, 3600, "k", "d")
-    run(files.finish_upload, database, upload)
-    run(files.finish_upload, database, upload)
+    keyed = Keyed(ANONYMOUS, "k", "d")
+    run(files.finish_upload, database, file_id, 3600, keyed)
+    run(files.finish_upload, database, file_id, 3600, keyed)
     run(files.abort_upload, database, run(files.begin_upload, database, ANONYMOUS, "lost"))
     run(files.get_file, database, ANONYMOUS, file_id)
     run(files.list_files, database, ANONYMOUS, PageRequest(20))
     run(files.list_files, database, ANONYMOUS, PageRequest(20, file_id))
     run(files.read_file, database, file_id, 0)
-    new = NewBatch(file_id, "/v1/responses", "question", {}, None, "k", "d")
+    new = NewBatch(file_id, "/v1/responses", "question", {}, None, keyed)
     batch = run(batches.create, database, ANONYMOUS, new)
     run(batches.create, database, ANONYMOUS, new)
     run(batches.get_batch, database, ANONYMOUS, batch.id)
@@ -151,7 +152,7 @@ def work_on_batches(run: Callable[..., Any], database: Database) -> None:
     run(batch_answers.ended_lines, database, batch.id, limit=20)
     run(batch_answers.record_lines, database, batch.id, "me", [LineResult(1, b"{}\n", failed=True)])
     run(batch_work.expire_batch, database, batch.id, "me")
-    other = run(batches.create, database, ANONYMOUS, replace(new, idempotency_key=None))
+    other = run(batches.create, database, ANONYMOUS, replace(new, keyed=None))
     run(batches.cancel_batch, database, ANONYMOUS, other.id)
     run(batch_work.end_unstarted, database, other.id, "me")
     run(batches.delete_batches, database, 1)
@@ -200,8 +201,8 @@ def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -
     run(review_agreement.agreement, database, ANONYMOUS)
     for rating in (0, 1):
         for owner in (None, ANONYMOUS):
-            run(searching.list_jobs, database, owner, Filters(rating=rating), limit=20)
-    run(searching.list_jobs, database, ANONYMOUS, Filters(rating=None), limit=20)
+            run(searching.search, database, owner, Filters(rating=rating), limit=20)
+    run(searching.search, database, ANONYMOUS, Filters(rating=None), limit=20)
     run(erasing.erase, database, None, job_id, history, None, erased_by="ann")
     prepared = run(sealing.prepare, database, history)
     assert [one.kind for one in prepared] == ["review", "review", "erasure"]
@@ -261,11 +262,11 @@ def delete_matching(run: Callable[..., Any], database: Database) -> None:
 def search_jobs(run: Callable[..., Any], database: Database) -> None:
     """List jobs with filters and queries: of rare, frequent and missing terms."""
     for statuses in ((Status.FAILED, Status.CANCELLED), (Status.COMPLETED, Status.FAILED)):
-        run(searching.list_jobs, database, None, Filters(statuses=statuses), limit=20)
+        run(searching.search, database, None, Filters(statuses=statuses), limit=20)
     for text in ("why", "fox", "dog -fox", '"fox dog"', '"dog fox"', "none", "fox none"):
         for order in Order:
             filters = Filters(query=parse(text))
-            page = run(searching.list_jobs, database, None, filters, limit=20, order=order)
+            page = run(searching.search, database, None, filters, limit=20, order=order)
             if text in ("why", "fox", "dog -fox", '"fox dog"'):
                 assert len(page.jobs) == 20, text
     for order in (Order.MOST_CHANGED, Order.LONGEST):
@@ -275,11 +276,11 @@ def search_jobs(run: Callable[..., Any], database: Database) -> None:
                 12
             ):  # Of 200 jobs each, these rank six ranges, some of which have the end of a period.
                 lists = {"limit": 100, "after": after, "order": order}
-                page = run(searching.list_jobs, database, None, filters, **lists)
+                page = run(searching.search, database, None, filters, **lists)
                 assert len(page.jobs) == 100
                 after = page.next
     for filters in (Filters(metadata={"no": "one"}), Filters(key="key_none")):
-        run(searching.list_jobs, database, None, filters, limit=20)
+        run(searching.search, database, None, filters, limit=20)
 
 
 def look_over(run: Callable[..., Any], database: Database) -> None:
@@ -320,12 +321,13 @@ def test_no_use_case_scans_the_history_or_the_queue(
         ended = metrics.Ended()
         run(ended.read, database)
         run(sweeping.any_unfinished, database)
-        keyed = replace(QUESTION, idempotency_key="k", request_digest="d")
+        of_key = Keyed(ANONYMOUS, "k", "d")
+        keyed = replace(QUESTION, keyed=of_key)
         job, _ = run(submission.submit, database, ANONYMOUS, keyed, max_queued=1_000_000)
         run(submission.submit, database, ANONYMOUS, keyed, max_queued=1_000_000)
         together = [submission.JobRequest(ANONYMOUS, new) for new in (keyed, QUESTION)]
         run(submission.submit_all, database, together, max_queued=1_000_000)
-        run(submission.find_by_idempotency_key, database, ANONYMOUS, "k", "d")
+        run(submission.find_made, database, of_key)
         run(queries.get_job, database, ANONYMOUS, job.id)
         run(queries.find_version, database, ANONYMOUS, job.id)
         run(queries.get_version, database, ANONYMOUS, job.id)
@@ -471,7 +473,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         delete_matching(run, database)
         with database.engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count(Worker.id))) == WORKERS + 2 - 100
-    # `verify` is there to read everything, and `origin_proof` is a column of one job. `searching.list_jobs` searches
+    # `verify` is there to read everything, and `origin_proof` is a column of one job. `searching.search` searches
     # by age and by rank.
     uncounted = {"verify", "origin_proof", "search_by_age", "search_by_rank"}
     public = {

@@ -15,6 +15,7 @@ from jobs.database import Database
 from jobs.database_engine import begin, create_engine
 from jobs.models import ANONYMOUS, Attempt, Base, Job, Status
 from jobs.use_cases import queries, stages, submission
+from jobs.use_cases.requests import Keyed
 from migrations import compatibility
 from tests.conftest import create_database
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
@@ -179,7 +180,8 @@ def test_concurrent_migrations_are_serialized(empty_url: str) -> None:
 
 def test_stored_jobs_get_an_owner_and_keep_their_histories(database: Database) -> None:
     """A downgrade and upgrade across the owners' revision loses only other owners' keys."""
-    done, keyed = submit(database), submit(database, idempotency_key="k", request_digest="d")
+    request = Keyed(ANONYMOUS, "k", "d")
+    done, keyed = submit(database), submit(database, keyed=request)
     texts = ["an answer", "a critique", "a better answer"]
     for stage_index, text in enumerate(texts):
         output = replace(OUTPUT, text=text, delta_lengths=[len(text)])
@@ -213,7 +215,7 @@ def test_stored_jobs_get_an_owner_and_keep_their_histories(database: Database) -
     repeated, created = submission.submit(
         database,
         ANONYMOUS,
-        replace(QUESTION, idempotency_key="k", request_digest="d"),
+        replace(QUESTION, keyed=request),
         max_queued=10,
     )
     assert (repeated.id, created) == (keyed.id, False)

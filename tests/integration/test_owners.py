@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import suppress
 
 import pytest
 import sqlalchemy as sa
@@ -27,6 +26,7 @@ from jobs.use_cases import (
     verifying_jobs,
 )
 from jobs.use_cases.reviewing import NewReview
+from tests.executed_statements import executed
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.integration.sealed import seal
 from tests.servers import PATIENCE
@@ -71,31 +71,16 @@ def job(database: Database) -> Job:
     return job
 
 
-@contextmanager
-def recorded(database: Database) -> Iterator[list[str]]:
-    """Collect the statements that are executed."""
-    statements: list[str] = []
-
-    def note(*arguments: Any) -> None:
-        statements.append(arguments[2])
-
-    sa.event.listen(database.engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        sa.event.remove(database.engine, "before_cursor_execute", note)
-
-
 @pytest.mark.parametrize("number", range(len(CALLS)))
 def test_nothing_takes_more_work_because_another_owner_has_the_job(
     database: Database, job: Job, number: int
 ) -> None:
-    executed = []
+    both = []
     for job_id in (job.id, "resp_none"):
-        with recorded(database) as statements, pytest.raises(JobNotFoundError):
+        with executed(database.engine) as statements, pytest.raises(JobNotFoundError):
             CALLS[number](database, OTHER, job_id)
-        executed.append(statements)
-    assert executed[0] == executed[1]
+        both.append(statements)
+    assert both[0] == both[1]
     # The owner's is found, whatever keeps it from being done.
     with suppress(NotRetriableError, NotImportedError):
         CALLS[number](database, job.owner, job.id)

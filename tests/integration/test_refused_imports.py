@@ -17,7 +17,7 @@ import zstandard
 from jobs.database import Database
 from jobs.formats.compression import BrokenFileError, Compression, compressor
 from jobs.formats.writing import to_json
-from jobs.importer import RefusedError, read_histories
+from jobs.importer import ImportRefusedError, read_histories
 from jobs.models import Attempt, Job
 from jobs.tlog import merkle
 from jobs.tlog.checkpoint import Checkpoint
@@ -220,7 +220,7 @@ def test_a_file_with_one_change_is_refused_by_line(
     for number, name, (change, reason) in changes:
         broken = changed(data, number, change)
         for trusted in ([], [key]):
-            with pytest.raises(RefusedError) as caught:
+            with pytest.raises(ImportRefusedError) as caught:
                 load(broken, empty, *trusted)
             assert str(caught.value).startswith(f"line {number}: "), name
             assert reason in str(caught.value), name
@@ -240,12 +240,12 @@ def test_a_proof_of_another_key_is_refused(
     data, key = exported
     other = Signer.generate(key.name).verifier
     for wrong in (other, Signer.generate("example.com/log").verifier):
-        with pytest.raises(RefusedError, match=r"line 1: .* its proof is wrong: "):
+        with pytest.raises(ImportRefusedError, match=r"line 1: .* its proof is wrong: "):
             load(data, empty, wrong)
     swapped = json.loads(data.splitlines()[1])
     swapped["proof"] = json.loads(data.splitlines()[0])["proof"]
     swapped["log"]["index"] = 0
-    with pytest.raises(RefusedError, match="it was changed: its digest is"):
+    with pytest.raises(ImportRefusedError, match="it was changed: its digest is"):
         load(to_json(swapped).encode(), empty, key)
 
 
@@ -258,14 +258,14 @@ def test_a_job_that_is_there_and_differs_is_refused(
     with empty.write() as connection:
         connection.execute(sa.update(Job).where(Job.id == job_id).values(question="How?"))
     with pytest.raises(
-        RefusedError, match=rf"line 3: {job_id} is there already, and its `/question` differs"
+        ImportRefusedError, match=rf"line 3: {job_id} is there already, and its `/question` differs"
     ):
         load(data, empty)
     with empty.write() as connection:
         drop_triggers(connection)
         connection.execute(sa.delete(Attempt).where(Attempt.stage_index == 2))
     with pytest.raises(
-        RefusedError, match=r"line 1: \w+ is there already, and its `/attempts` differs"
+        ImportRefusedError, match=r"line 1: \w+ is there already, and its `/attempts` differs"
     ):
         load(data, empty)
 
@@ -274,7 +274,7 @@ def test_a_worker_that_is_there_and_differs_is_refused(
     exported: tuple[bytes, Verifier], empty: Database
 ) -> None:
     workers.register(empty, WORKER, "elsewhere", 1, RUNTIME)
-    with pytest.raises(RefusedError, match=rf"line 1: a worker {WORKER} is there already"):
+    with pytest.raises(ImportRefusedError, match=rf"line 1: a worker {WORKER} is there already"):
         load(exported[0], empty)
 
 
@@ -288,7 +288,7 @@ def test_a_forged_history_that_could_not_be_shown_is_refused(
             change(history)
             _sign(history)
 
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(ImportRefusedError) as caught:
             load(changed(exported[0], 1, forge), empty)
         assert str(caught.value).startswith("line 1: "), name
         assert reason in str(caught.value), name
@@ -309,7 +309,7 @@ def test_a_forged_history_that_could_not_be_shown_is_refused(
 def test_a_line_that_is_no_history_is_refused(
     exported: tuple[bytes, Verifier], empty: Database, line: bytes, reason: str
 ) -> None:
-    with pytest.raises(RefusedError, match=reason):
+    with pytest.raises(ImportRefusedError, match=reason):
         load(exported[0] + line + b"\n", empty)
     assert count(empty) == 0
 
@@ -320,7 +320,9 @@ def test_a_line_with_a_name_twice_is_refused(
     """The last value is the one that was recorded, and some programs read the first."""
     for name in (b'{"id"', b'{"position"'):
         line = exported[0].replace(name, b'{"status": "failed", ' + name[1:], 1)
-        with pytest.raises(RefusedError, match=r"^line 1: an object has the name 'status' twice"):
+        with pytest.raises(
+            ImportRefusedError, match=r"^line 1: an object has the name 'status' twice"
+        ):
             load(line, empty)
     assert count(empty) == 0
 
@@ -336,7 +338,10 @@ def test_a_bomb_is_not_unpacked(kind: Compression, tmp_path: Path) -> None:
         file.write(packer.flush())
     assert (tmp_path / "bomb").stat().st_size < 1 << 20
     tracemalloc.start()
-    with (tmp_path / "bomb").open("rb") as file, pytest.raises(RefusedError, match="longer than"):
+    with (
+        (tmp_path / "bomb").open("rb") as file,
+        pytest.raises(ImportRefusedError, match="longer than"),
+    ):
         list(read_histories(file, []))
     assert tracemalloc.get_traced_memory()[1] < 160 << 20
     tracemalloc.stop()
@@ -356,9 +361,9 @@ def test_a_file_that_ends_early_is_refused(
                 load(cut, empty)
         flipped = bytearray(whole)
         flipped[len(whole) // 2] ^= 0xFF
-        with pytest.raises((BrokenFileError, RefusedError)):
+        with pytest.raises((BrokenFileError, ImportRefusedError)):
             load(bytes(flipped), empty)
-    with pytest.raises(RefusedError, match="line 3: it is not JSON"):
+    with pytest.raises(ImportRefusedError, match="line 3: it is not JSON"):
         load(data[:-100], empty)
     assert count(empty) == 0
     # Frames and members may follow each other.
@@ -397,6 +402,6 @@ def test_a_stream_keeps_the_batches_before_a_wrong_line(
 ) -> None:
     monkeypatch.setattr("jobs.importer.BATCH", 1)
     broken = changed(exported[0], 3, CHANGES["question"][0])
-    with pytest.raises(RefusedError, match="line 3"):
+    with pytest.raises(ImportRefusedError, match="line 3"):
         load(broken, empty, check_first=False)
     assert count(empty) == 2

@@ -239,7 +239,7 @@ def test_the_rating_of_a_job_is_that_of_its_last_review(database: Database) -> N
     review(database, other, critique=1)
 
     def listed(rating: int | None) -> list[str]:
-        page = searching.list_jobs(database, ANONYMOUS, Filters(rating=rating), limit=10)
+        page = searching.search(database, ANONYMOUS, Filters(rating=rating), limit=10)
         return [each.job.id for each in page.jobs]
 
     assert (listed(0), listed(-1), listed(1)) == ([rated.id], [], [])

@@ -44,6 +44,7 @@ from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.statistics import By, Query
 from tests.conftest import RUNTIME
+from tests.executed_statements import executed
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
 
 OTHER = replace(
@@ -268,14 +269,8 @@ def test_counting_costs_a_few_statements_for_many_jobs(database: Database) -> No
     indexing.put(database, indexing.prepare(database))
     prepared = indexing.prepare(database)
     assert len(prepared) == indexing.MAX_JOBS
-    said: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        said.append(statement)
-
-    sa.event.listen(database.engine, "before_cursor_execute", note)
-    indexing.put(database, prepared)
-    sa.event.remove(database.engine, "before_cursor_execute", note)
+    with executed(database.engine) as said:
+        indexing.put(database, prepared)
     own = [s for s in said if re.search(r"\brollup", s)]
     assert len(own) == 2, own  # One reads and locks, and one changes.
     assert sum(statement.startswith("UPDATE jobs") for statement in said) == len(prepared)

@@ -36,6 +36,7 @@ from jobs.use_cases import (
     workers,
 )
 from tests.conftest import RUNTIME, WORKER
+from tests.executed_statements import executed
 from tests.integration.long_history import multiply
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
 
@@ -103,7 +104,7 @@ def pages(
 ) -> Iterator[str]:
     after = None
     while True:
-        page = searching.list_jobs(
+        page = searching.search(
             database, owner, filters, limit=limit, order=order, after=after, effort=effort
         )
         assert len(page.jobs) <= limit
@@ -166,16 +167,8 @@ def test_times_without_jobs_are_not_searched_when_matches_are_more_than_estimate
     monkeypatch.setattr(search._Search, "_estimate", lambda *_: 1.0)
     for name in ("_MAX_COMPARED", "_MAX_CANDIDATES"):
         monkeypatch.setattr(search, name, 10)
-    statements: list[str] = []
-
-    def note(*arguments: Any) -> None:
-        statements.append(arguments[2])
-
-    sa.event.listen(database.engine, "before_cursor_execute", note)
-    try:
+    with executed(database.engine) as statements:
         found = find(database, '"quick fox"')
-    finally:
-        sa.event.remove(database.engine, "before_cursor_execute", note)
     assert found == [i for i, text in history.items() if " quick fox " in text]
     assert len(statements) < 60
 
@@ -204,7 +197,7 @@ def test_the_longest_come_first(database: Database, history: dict[str, str]) -> 
             (Filters(query=parse("fox")), foxes),
         ):
             assert list(pages(database, filters, Order.LONGEST, limit)) == jobs
-    page = searching.list_jobs(database, None, Filters(), limit=130, order=Order.LONGEST)
+    page = searching.search(database, None, Filters(), limit=130, order=Order.LONGEST)
     assert (len(page.jobs), page.next) == (130, None)
 
 
@@ -223,7 +216,7 @@ def test_the_most_changed_come_first(database: Database) -> None:
     for limit in (1, 3, 100):
         assert list(pages(database, Filters(), Order.MOST_CHANGED, limit)) == expected
     # A page that has all that there is has no next one.
-    page = searching.list_jobs(database, None, Filters(), limit=8, order=Order.MOST_CHANGED)
+    page = searching.search(database, None, Filters(), limit=8, order=Order.MOST_CHANGED)
     assert (len(page.jobs), page.next) == (8, None)
     since = submit(database).created_at
     assert list(pages(database, Filters(until=since), Order.MOST_CHANGED, 5)) == expected
@@ -272,7 +265,7 @@ def test_pages_stay_right_while_jobs_arrive(database: Database) -> None:
         after = None
         before = set(pages(database, filters, Order.NEWEST, 100))
         while True:
-            page = searching.list_jobs(database, None, filters, limit=20, order=order, after=after)
+            page = searching.search(database, None, filters, limit=20, order=order, after=after)
             seen += [listed.job.id for listed in page.jobs]
             end(database, question="another fox")
             index(database)
@@ -380,11 +373,11 @@ def test_an_owner_finds_own_jobs_only(database: Database) -> None:
         (None, "other", [other.id]),
         (ANONYMOUS, "other", []),
     ):
-        page = searching.list_jobs(database, owner, filters, of=of, limit=10)
+        page = searching.search(database, owner, filters, of=of, limit=10)
         assert [listed.job.id for listed in page.jobs] == expected
     with pytest.raises(CursorError):
-        searching.list_jobs(database, ANONYMOUS, filters, limit=1, after=other.id)
-    after = searching.list_jobs(database, None, filters, limit=1, after=other.id)
+        searching.search(database, ANONYMOUS, filters, limit=1, after=other.id)
+    after = searching.search(database, None, filters, limit=1, after=other.id)
     assert [listed.job.id for listed in after.jobs] == [own.id]
 
 
@@ -438,7 +431,7 @@ def test_metadata_find_jobs_whether_they_have_ended_or_not(
             for limit in (1, 3, 100):
                 filters = Filters(metadata={"team": "red"}, statuses=wanted)
                 assert [*pages(database, filters, order, limit, owner=ANONYMOUS)] == expected
-    assert not searching.list_jobs(
+    assert not searching.search(
         database, ANONYMOUS, Filters(metadata={"team": "red"}, worker=WORKER), limit=5
     ).jobs
 
@@ -446,7 +439,7 @@ def test_metadata_find_jobs_whether_they_have_ended_or_not(
 @pytest.mark.parametrize("after", ["x", "resp_none", "pos_", "pos_-1", f"pos_{10**19}", "rank_1_2"])
 def test_a_wrong_cursor_is_refused(database: Database, after: str) -> None:
     with pytest.raises(CursorError):
-        searching.list_jobs(database, None, Filters(query=parse("a")), limit=1, after=after)
+        searching.search(database, None, Filters(query=parse("a")), limit=1, after=after)
 
 
 def test_deleted_jobs_are_not_found(database: Database) -> None:

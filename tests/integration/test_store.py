@@ -19,6 +19,7 @@ from jobs.pipeline import stage_seed
 from jobs.statements import leases
 from jobs.statements import workers as workers_statements
 from jobs.use_cases import cancellation, queries, stages, submission, sweeping, workers
+from jobs.use_cases.requests import Keyed
 from jobs.use_cases.stages import Claim
 from jobs.use_cases.submission import JobRequest, NewJob
 from tests.conftest import RUNTIME, WORKER
@@ -171,14 +172,15 @@ def test_a_cancel_that_races_with_the_end_gives_one_final_status(database: Datab
 
 
 def test_an_idempotency_key_gives_the_same_job(database: Database) -> None:
-    keyed = replace(QUESTION, idempotency_key="k", request_digest="a")
+    keyed = replace(QUESTION, keyed=Keyed(ANONYMOUS, "k", "a"))
+    changed = replace(QUESTION, keyed=Keyed(ANONYMOUS, "k", "b"))
     first, created = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
     repeated, created_again = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
     assert (created, created_again, repeated.id) == (True, False, first.id)
     with pytest.raises(IdempotencyError):
-        submission.submit(database, ANONYMOUS, replace(keyed, request_digest="b"), max_queued=10)
+        submission.submit(database, ANONYMOUS, changed, max_queued=10)
     with ThreadPoolExecutor(8) as pool:
-        second_request = replace(keyed, idempotency_key="k2")
+        second_request = replace(QUESTION, keyed=Keyed(ANONYMOUS, "k2", "a"))
         submitted = list(
             pool.map(
                 lambda _: submission.submit(database, ANONYMOUS, second_request, max_queued=10),
@@ -193,18 +195,20 @@ def test_jobs_accepted_together_have_each_its_own_outcome(database: Database) ->
     def request(new: NewJob, owner: str = ANONYMOUS) -> JobRequest:
         return JobRequest(owner, new)
 
-    keyed = replace(QUESTION, idempotency_key="k", request_digest="a")
+    def with_key(key: str, digest: str = "a", owner: str = ANONYMOUS) -> NewJob:
+        return replace(QUESTION, keyed=Keyed(owner, key, digest))
+
+    keyed, new = with_key("k"), with_key("new")
     earlier, _ = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
-    new = replace(keyed, idempotency_key="new")
     outcomes = submission.submit_all(
         database,
         [
             request(QUESTION),
             request(keyed),
-            request(replace(keyed, request_digest="b")),
+            request(with_key("k", "b")),
             request(new),
             request(new),
-            request(keyed, "other"),
+            request(with_key("k", owner="other"), "other"),
             request(QUESTION),
             request(QUESTION),
         ],
@@ -340,14 +344,15 @@ def test_the_owner_none_stands_for_all_owners(database: Database) -> None:
 
 
 def test_idempotency_keys_are_per_owner(database: Database) -> None:
-    keyed = replace(QUESTION, idempotency_key="k", request_digest="a")
+    keyed = replace(QUESTION, keyed=Keyed(ANONYMOUS, "k", "a"))
     first_job, _ = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
-    second_request = replace(keyed, request_digest="b")
+    of_other = Keyed("other", "k", "b")
+    second_request = replace(QUESTION, keyed=of_other)
     second_job, created = submission.submit(database, "other", second_request, max_queued=10)
     assert (created, second_job.id != first_job.id) == (True, True)
     repeated, created = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
     assert (created, repeated.id) == (False, first_job.id)
-    stored = submission.find_by_idempotency_key(database, "other", "k", "b")
+    stored = submission.find_made(database, of_other)
     assert stored is not None
     assert stored.id == second_job.id
 

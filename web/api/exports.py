@@ -12,7 +12,7 @@ from jobs.formats.compression import Compression
 from jobs.formats.extra import NotInstalledError
 from jobs.formats.writing import FileKind, Format, Row, writing
 from jobs.pipeline import Role
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import InvalidRequestError, invalid_value
 from jobs.protocol.shapes import COLUMNS, rows
 from jobs.use_cases import exporting
 from jobs.use_cases.exporting import Exported
@@ -66,9 +66,7 @@ def export_jobs() -> Response:
 def _roles(shape: Shape) -> tuple[Role, ...]:
     role = query.choice("role", None, (ALL, *Role))
     if shape is not Shape.SFT and role is not None:
-        raise InvalidRequestError(
-            f"`role` needs the shape `{Shape.SFT}`.", code="invalid_value", param="role"
-        )
+        raise invalid_value("role", f"`role` needs the shape `{Shape.SFT}`.")
     return (role,) if isinstance(role, Role) else tuple(Role)
 
 

@@ -8,8 +8,7 @@ from flask import Response, jsonify
 
 from jobs.errors import JobNotFoundError
 from jobs.protocol import reviews as protocol
-from jobs.protocol.body import digest
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import invalid_value
 from jobs.protocol.history import history
 from jobs.protocol.reviews import CreateReview
 from jobs.protocol.validation import parse
@@ -18,7 +17,7 @@ from jobs.use_cases.review_queue import Kind
 from web import query
 from web.api.routes import blueprint
 from web.caller import get_caller
-from web.idempotency import idempotency_key
+from web.idempotency import keyed_request
 from web.request_body import read_json
 from web.services import get_services
 
@@ -36,13 +35,12 @@ def list_reviews(job_id: str) -> Response:
 def add_review(job_id: str) -> Response:
     """Add a review of a job that has ended. A person's last review counts; the earlier ones stay."""
     services, caller = get_services(), get_caller()
-    data, key = read_json(), idempotency_key()
+    data = read_json()
+    keyed = keyed_request(data)
     body = parse(CreateReview, data)
     if caller.key is not None and body.reviewer is not None:
-        raise InvalidRequestError(
-            "`reviewer` is for servers without API keys. Here it is the key's owner.",
-            code="invalid_value",
-            param="reviewer",
+        raise invalid_value(
+            "reviewer", "`reviewer` is for servers without API keys. Here it is the key's owner."
         )
     review_id = reviewing.add(
         services.database,
@@ -50,9 +48,8 @@ def add_review(job_id: str) -> Response:
         job_id,
         protocol.new_review(body),
         reviewer=body.reviewer or caller.owner,
-        key_id=None if caller.key is None else caller.key.id,
-        idempotency_key=key,
-        request_digest=None if key is None else digest(data),
+        key_id=caller.key_id,
+        keyed=keyed,
     )
     found = [review for review in _history(job_id)["reviews"] if review["id"] == review_id]
     if not found:

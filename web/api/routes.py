@@ -8,8 +8,7 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from jobs.protocol import body
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import invalid_value
 from jobs.protocol.history import history, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import replays, report
@@ -18,7 +17,7 @@ from jobs.use_cases import clock, proving, queries, standing, submission
 from jobs.use_cases.proving import Part
 from jobs.use_cases.replaying import replay_of
 from web import job_filters, query
-from web.idempotency import idempotency_key, keyed_request
+from web.idempotency import keyed_request
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
@@ -94,9 +93,7 @@ def retrieve_job_proof(job_id: str) -> Response:
     parts = [part for part in Part if query.given(part)]
     number = query.integer(parts[0], 0, 0, MAX_NUMBER) if parts else 0
     if len(parts) > 1:
-        raise InvalidRequestError(
-            "Give one of `review` and `erasure`.", code="invalid_value", param=parts[0]
-        )
+        raise invalid_value(parts[0], "Give one of `review` and `erasure`.")
     prove = proving.origin_proof if of_origin else proving.prove
     found = prove(*reader, parts[0] if parts else None, number)
     response = Response(found.text, content_type="text/plain; charset=utf-8")
@@ -109,14 +106,12 @@ def retrieve_job_proof(job_id: str) -> Response:
 @blueprint.post("/jobs/<job_id>/replay")
 def replay_job(job_id: str) -> Response:
     """Submit a job again as a new job of the caller, with the same parameters and the same seed."""
-    services, key = get_services(), idempotency_key()
-    digest = None if key is None else body.digest({"replay_of": job_id})
+    services, keyed = get_services(), keyed_request()
     # A replay that was accepted stays accepted, even if texts of the job were erased meanwhile.
-    job = submission.find_by_idempotency_key(services.database, services.owner, key, digest)
+    job = submission.find_made(services.database, keyed)
     if job is None:
         replayed = services.get_job(job_id, with_history=True)
-        new = replace(replay_of(replayed), idempotency_key=key, request_digest=digest)
-        job = services.submit(new)
+        job = services.submit(replace(replay_of(replayed), keyed=keyed))
     reply = jsonify(summary(job))
     reply.status_code = 202
     reply.location = url_for(".retrieve_job", job_id=job.id)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.models import Job
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import invalid_value
 from web.pages.filters import strings
 
 #: The fields that are numbers: name, label, placeholder and keyboard. An empty one asks for the default.
@@ -74,10 +74,9 @@ def _strings(text: str) -> list[str]:
     except (ValueError, RecursionError):
         found = [None]
     if not all(isinstance(each, str) for each in found):
-        raise InvalidRequestError(
+        raise invalid_value(
+            "stop",
             "Write each of the stop strings in straight quotation marks, with a comma between two: "
             r'"\n\n", "Question:". A line break is \n, and a backslash \\.',
-            code="invalid_value",
-            param="stop",
         )
     return found

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from jobs.enums import Order
 from jobs.errors import CursorError
 from jobs.models import Scope, Status
-from jobs.protocol.errors import InvalidRequestError, translate
+from jobs.protocol.errors import InvalidRequestError, invalid_value, translate
 from jobs.use_cases import overview
 from jobs.use_cases.owners import narrow
 from jobs.use_cases.searching import Page
@@ -184,10 +184,8 @@ def news() -> dict[str, Any]:
     """
     chosen = wanted(PAGE_SIZE)
     if chosen.after is None or not overview.can_count(chosen.filters):
-        raise InvalidRequestError(
-            "New jobs are counted after a job, by `status`, `owner`, `since` and `until`.",
-            code="invalid_value",
-            param="after",
+        raise invalid_value(
+            "after", "New jobs are counted after a job, by `status`, `owner`, `since` and `until`."
         )
     any_meant, owner = narrow(get_services().readable_owner, chosen.owner)
     count = 0
@@ -207,10 +205,9 @@ def _page(chosen: Wanted, stated: dict[str, str]) -> tuple[Page, _Links]:
     asked = {name: value for name, value in stated.items() if name not in _PLACE}
     by_age = chosen.order.by_age
     if backwards and (not by_age or "after" in stated):
-        raise InvalidRequestError(
+        raise invalid_value(
+            "before",
             "`before` needs an order by age, `desc` or `asc`, and cannot be combined with `after`.",
-            code="invalid_value",
-            param="before",
         )
 
     def link(name: str, cursor: str | None) -> str | None:

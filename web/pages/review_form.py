@@ -45,5 +45,5 @@ def add(job_id: str) -> None:
         job_id,
         protocol.new_review(body),
         reviewer=body.reviewer or caller.owner,
-        key_id=None if caller.key is None else caller.key.id,
+        key_id=caller.key_id,
     )

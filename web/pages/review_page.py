@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +9,7 @@ from flask import redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from jobs.errors import NotEndedError
+from jobs.ids import is_id
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.protocol.reviews import MAX_NAME, MAX_SEED
@@ -140,7 +140,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
         action=job and url_for("pages.submit_review", job_id=job.id, **{**here, **kept}),  # type: ignore[arg-type]  # names of parameters
         skip=_url({**queue, **skip}),
         start=_url(queue),
-        saved=saved if re.fullmatch("resp_[0-9a-z]{1,32}", saved) else None,
+        saved=saved if is_id(saved, "resp_") else None,
         agreement={name: _agreed(each) for name, each in agreement.items()},
         message=message,
         window=review_queue.WINDOW,

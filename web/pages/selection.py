@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 
 from jobs.errors import JobNotFoundError, UserError
 from jobs.models import Job, Status
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import InvalidRequestError, invalid_value
 from jobs.use_cases import queries
 from jobs.use_cases.replaying import replay_of
 from web.pages.routes import blueprint
@@ -44,11 +44,7 @@ def selected_reads() -> Response:
     action = request.args.get("action")
     if action == "compare":
         if len(ids) != 2:
-            raise InvalidRequestError(
-                f"Select exactly two jobs to compare, not {len(ids)}.",
-                code="invalid_value",
-                param="job",
-            )
+            raise invalid_value("job", f"Select exactly two jobs to compare, not {len(ids)}.")
         left, right = ids
         return redirect(url_for("pages.compare", left=left, right=right), code=303)
     if action != "export":
@@ -80,15 +76,13 @@ def selected() -> str:
 
 
 def _unknown(actions: str) -> InvalidRequestError:
-    return InvalidRequestError(f"`action` must be {actions}.", code="invalid_value", param="action")
+    return invalid_value("action", f"`action` must be {actions}.")
 
 
 def _ids(given: Sequence[str]) -> list[str]:
     ids = list(dict.fromkeys(given))
     if not 0 < len(ids) <= MAX_SELECTED:
-        raise InvalidRequestError(
-            f"Select 1 to {MAX_SELECTED} jobs, not {len(ids)}.", code="invalid_value", param="job"
-        )
+        raise invalid_value("job", f"Select 1 to {MAX_SELECTED} jobs, not {len(ids)}.")
     return ids
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from jobs import pipeline
 from jobs.models import Attempt, Job, Status
 from jobs.protocol.response import item_id
+from jobs.quantities import about, ordinal
 from jobs.timing import SWEEP_INTERVAL
 from jobs.use_cases.pausing import LastPause
 from jobs.use_cases.standing import CAP, Standing
@@ -41,10 +42,10 @@ def describe(job: Job, standing: Standing, now: dt.datetime) -> str:
     ready = f"{standing.ready} worker{'' if standing.ready == 1 else 's'} ready"
     if standing.place is None:
         return f"The next stage waits for a worker; {ready}."
-    wait = "" if standing.wait is None else f", {_about(standing.wait)}"
+    wait = "" if standing.wait is None else f", {about(standing.wait.total_seconds())}"
     later = " or later" if standing.place >= CAP else ""
     more = " or more" if standing.queued >= CAP else ""
-    return f"{_ordinal(standing.place)}{later} of {standing.queued:,}{more}{wait}; {ready}."
+    return f"{ordinal(standing.place)}{later} of {standing.queued:,}{more}{wait}; {ready}."
 
 
 def outlook_sentence(standing: Standing, now: dt.datetime) -> str:
@@ -66,7 +67,11 @@ def outlook_sentence(standing: Standing, now: dt.datetime) -> str:
     more = " or more" if standing.queued >= CAP else ""
     noun = "question" if standing.queued == 1 else "questions"
     ahead = f"{standing.queued:,}{more} {noun} waiting"
-    wait = "" if standing.wait is None else f"; a new one starts in {_about(standing.wait)}"
+    wait = (
+        ""
+        if standing.wait is None
+        else f"; a new one starts in {about(standing.wait.total_seconds())}"
+    )
     return f"{ready}, {ahead}{wait}."
 
 
@@ -113,20 +118,6 @@ def _ago(delta: dt.timedelta) -> str:
     return f"{delta.total_seconds():.0f} s ago"
 
 
-def _about(delta: dt.timedelta) -> str:
-    seconds = delta.total_seconds()
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {round(seconds / 60)} min"
-
-
 def _clock(time: dt.datetime, now: dt.datetime) -> str:
     """Return a time of day, with the date unless it is today."""
     return time.strftime("%H:%M UTC" if time.date() == now.date() else "%Y-%m-%d %H:%M UTC")
-
-
-def _ordinal(number: int) -> str:
-    ending = (
-        "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    )
-    return f"{number:,}{ending}"

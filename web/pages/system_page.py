@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from importlib.metadata import version
 
 from flask import redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
+from jobs import quantities
 from jobs.models import AttemptStatus, Scope, WebhookEndpoint
 from jobs.protocol.system import MAX_NOTE, worker_object
 from jobs.use_cases import deliveries
@@ -46,9 +46,9 @@ def system() -> str:
         may_repeat=may_repeat,
         may_pause=caller.may(Scope.ADMIN),
         max_note=MAX_NOTE,
-        ago=lambda time: _ago(found.now - time),
+        ago=lambda time: f"{quantities.duration(found.now - time)} ago",
         capped=_capped,
-        size=_size,
+        size=quantities.size,
     )
 
 
@@ -75,16 +75,3 @@ def redeliver(delivery_id: str) -> Response:
 
 def _capped(number: int) -> str:
     return f"{number:,} or more" if number >= CAP else f"{number:,}"
-
-
-def _size(size: int) -> str:
-    """Return bytes as MiB or GiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-def _ago(delta: dt.timedelta) -> str:
-    seconds = max(0, round(delta.total_seconds()))
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"

@@ -5,13 +5,12 @@ from __future__ import annotations
 from flask import Response
 
 from jobs.errors import StoredFileNotFoundError
-from jobs.protocol import body
 from jobs.protocol.batches import batch_object, no_input, parse_batch
 from jobs.protocol.lists import list_object
 from jobs.use_cases import batches
 from web import query
 from web.caller import get_caller
-from web.idempotency import idempotency_key, keyed_request
+from web.idempotency import keyed_request
 from web.request_body import read_json
 from web.services import get_services
 from web.v1.routes import blueprint, json_response
@@ -22,18 +21,10 @@ def create_batch() -> Response:
     """Accept a batch. Its lines are validated in the background."""
     services = get_services()
     data = read_json()
-    key = idempotency_key()
-    new = parse_batch(
-        data,
-        chat_context=services.settings.chat_context,
-        idempotency_key=key,
-        request_digest=None if key is None else body.digest(data),
-    )
+    new = parse_batch(data, chat_context=services.settings.chat_context, keyed=keyed_request(data))
     caller = get_caller()
     try:
-        batch = batches.create(
-            services.database, caller.owner, new, None if caller.key is None else caller.key.id
-        )
+        batch = batches.create(services.database, caller.owner, new, caller.key_id)
     except StoredFileNotFoundError as error:
         raise no_input(new.input_file_id) from error
     return json_response(batch_object(batch))

@@ -12,7 +12,6 @@ from werkzeug.routing import BaseConverter
 
 from jobs.errors import NotEndedError
 from jobs.models import Job
-from jobs.protocol import body
 from jobs.protocol.chat_completion import (
     Chunks,
     chat_completion,
@@ -26,7 +25,7 @@ from jobs.protocol.validation import validate_chat, validate_response
 from jobs.use_cases import submission
 from web import query
 from web.errors import error_response
-from web.idempotency import idempotency_key
+from web.idempotency import keyed_request
 from web.request_body import read_json
 from web.services import get_services
 from web.v1 import sse
@@ -57,10 +56,9 @@ def create_chat_completion() -> Response:
     """Answer a question: reply with the chat completion, or with its chunks."""
     services = get_services()
     data = read_json()
-    key = idempotency_key()
-    digest = None if key is None else body.digest(data)
+    keyed = keyed_request(data)
     with ExitStack() as stack:
-        job = submission.find_by_idempotency_key(services.database, services.owner, key, digest)
+        job = submission.find_made(services.database, keyed)
         stack.enter_context(services.waiter.slot())
         request = validate_chat(data)
         if job is None:
@@ -68,8 +66,7 @@ def create_chat_completion() -> Response:
             try:
                 job = submit(
                     lambda: validate_response(request.to_response(context), param="messages"),
-                    key,
-                    digest,
+                    keyed,
                 )
             except InvalidRequestError as error:
                 raise in_chat_terms(error) from error

@@ -12,13 +12,12 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import dump_options_header
 
 from jobs.models import File, FilePurpose
-from jobs.protocol import body
 from jobs.protocol.files import check_purpose, file_object, parse_fields
 from jobs.protocol.lists import list_object
 from jobs.use_cases import files
 from web import query
 from web.caller import get_caller
-from web.idempotency import idempotency_key
+from web.idempotency import idempotency_key, keyed_request
 from web.multipart import MAX_UPLOAD, read_form
 from web.services import get_services
 from web.v1.routes import blueprint, json_response
@@ -31,7 +30,7 @@ MAX_NAME = 255
 def upload_file() -> Response:
     """Store a file. It becomes visible when all of it is stored."""
     request.max_content_length = MAX_UPLOAD
-    upload = _Upload(idempotency_key())
+    upload = _Upload(is_keyed=idempotency_key() is not None)
     try:
         fields = read_form("file", upload.begin)
         file = upload.finish(parse_fields(fields))
@@ -44,10 +43,10 @@ def upload_file() -> Response:
 class _Upload:
     """A file on its way into the database, a chunk at a time."""
 
-    def __init__(self, idempotency_key: str | None) -> None:
+    def __init__(self, *, is_keyed: bool) -> None:
         self._database = get_services().database
         self._owner = get_services().owner
-        self._idempotency_key = idempotency_key
+        self._is_keyed = is_keyed
         self._id: str | None = None
         self._name = ""
         self._digest = hashlib.sha256()
@@ -65,7 +64,7 @@ class _Upload:
         self._size += len(data)
         if self._size > files.MAX_FILE:
             raise RequestEntityTooLarge
-        if self._idempotency_key is not None:
+        if self._is_keyed:
             self._digest.update(data)
         self._buffer += data
         while len(self._buffer) >= files.CHUNK:
@@ -87,13 +86,9 @@ class _Upload:
         }
         return files.finish_upload(
             self._database,
-            files.UploadedFile(
-                self._owner,
-                self._id,
-                files.DEFAULT_EXPIRY if expires_after is None else expires_after,
-                self._idempotency_key,
-                None if self._idempotency_key is None else body.digest(sent),
-            ),
+            self._id,
+            files.DEFAULT_EXPIRY if expires_after is None else expires_after,
+            keyed_request(sent),
         )
 
     def abort(self) -> None:

@@ -13,7 +13,7 @@ from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
 from jobs.models import Job, Status
-from jobs.protocol import body, served_models
+from jobs.protocol import served_models
 from jobs.protocol.conversation import earlier_turns
 from jobs.protocol.errors import ProtocolError
 from jobs.protocol.input_items import input_item_list
@@ -24,10 +24,11 @@ from jobs.protocol.request import CreateResponse
 from jobs.protocol.response import response
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries, submission
+from jobs.use_cases.requests import Keyed
 from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
-from web.idempotency import idempotency_key, keyed_request
+from web.idempotency import keyed_request
 from web.request_body import read_json
 from web.services import get_services
 from web.v1.feeds import get_feeds
@@ -59,17 +60,16 @@ def create_response() -> Response:
     """Accept a question: reply with ``202`` at once, the finished response, or the event stream."""
     services = get_services()
     data = read_json()
-    key = idempotency_key()
-    digest = None if key is None else body.digest(data)
+    keyed = keyed_request(data)
     streams = data.get("stream") is True
     waits = not streams and data.get("background") is not True
     with ExitStack() as stack:
         # A job that was accepted stays accepted, even if a new request like it would be refused now.
-        job = submission.find_by_idempotency_key(services.database, services.owner, key, digest)
+        job = submission.find_made(services.database, keyed)
         if streams or (waits and (job is None or not job.status.final)):
             stack.enter_context(services.waiter.slot())
         if job is None:
-            job = submit(lambda: validate(data), key, digest)
+            job = submit(lambda: validate(data), keyed)
         if streams:
             return stream_response(message_stream(job.id, after=-1), slot=stack.pop_all())
         if waits:
@@ -82,13 +82,12 @@ def create_response() -> Response:
     return reply
 
 
-def submit(request: Callable[[], CreateResponse], key: str | None, digest: str | None) -> Job:
-    """Accept a request; return its job, or that of an earlier request with the same idempotency key.
+def submit(request: Callable[[], CreateResponse], keyed: Keyed | None) -> Job:
+    """Accept a request; return its job, or the one that the same request created before.
 
     Args:
         request: returns a valid request, or raises what is wrong with it.
-        key: the client's idempotency key.
-        digest: of the body that came with it.
+        keyed: the HTTP request, if it has an idempotency key.
 
     Raises:
         ProtocolError: the request is wrong, or too large for the model.
@@ -98,14 +97,10 @@ def submit(request: Callable[[], CreateResponse], key: str | None, digest: str |
     try:
         valid = request()
         turns = earlier_turns(valid, services.database, services.owner)
-        new = new_job(valid, services.tokens, turns, key, digest)
+        new = new_job(valid, services.tokens, turns, keyed)
     except ProtocolError:
         # The same request may have been accepted at the same time, just before the limits changed.
-        if (
-            job := submission.find_by_idempotency_key(
-                services.database, services.owner, key, digest
-            )
-        ) is None:
+        if (job := submission.find_made(services.database, keyed)) is None:
             raise
         return job
     return services.submit(new)

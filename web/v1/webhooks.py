@@ -7,7 +7,7 @@ from flask import Response, request
 from jobs import webhook_delivery
 from jobs.models import DeliveryStatus
 from jobs.protocol import webhooks as protocol
-from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.errors import invalid_value
 from jobs.protocol.lists import list_object
 from jobs.protocol.validation import parse
 from jobs.use_cases import deliveries, webhooks
@@ -102,11 +102,7 @@ def test_webhook_endpoint(endpoint_id: str) -> Response:
     keyed = keyed_request(data)
     event_type = parse(protocol.SendSample, data).event_type
     if event_type not in EVENT_TYPES:
-        raise InvalidRequestError(
-            f"`event_type` must be one of: {', '.join(EVENT_TYPES)}.",
-            code="invalid_value",
-            param="event_type",
-        )
+        raise invalid_value("event_type", f"`event_type` must be one of: {', '.join(EVENT_TYPES)}.")
     with services.waiter.slot():  # The receiver may take long.
         outcome = webhook_delivery.send_sample(
             services.database,

@@ -175,7 +175,9 @@ def _device(setting: str) -> torch.device:
     Raises:
         CheckpointError: PyTorch does not see it.
     """
-    device = torch.device(_best_device() if setting == "auto" else setting)
+    if setting == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(setting)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CheckpointError(
             f"HELIXQ_DEVICE={setting}, but PyTorch sees no CUDA device; "
@@ -270,10 +272,6 @@ def cuda_versions(driver: Path = DRIVER_VERSION) -> dict[str, str]:
     with suppress(PackageNotFoundError):
         versions["triton"] = version("triton")
     return versions
-
-
-def _best_device() -> str:
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def _find_checkpoint(reference: str, setting: str, config: str, digests: Digests) -> Checkpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
@@ -50,3 +50,8 @@ def first_line(error: BaseException) -> str:
     if lines[0].endswith(":") and len(lines) > 1:
         return " ".join(lines[:2]).rstrip(".")
     return lines[0].rstrip(".")
+
+
+def and_more(names: Sequence[object]) -> str:
+    """Return what follows the first of some names in a message."""
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

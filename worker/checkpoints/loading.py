@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from jobs.pipeline import Role
 from worker.checkpoints.discovery import Checkpoint, Checkpoints
-from worker.checkpoints.errors import CheckpointError, explain_errors
+from worker.checkpoints.errors import CheckpointError, and_more, explain_errors
 from worker.checkpoints.own_tokenizers import tokenizer_differences
 from worker.engine import probe, role_models
 from worker.engine.models import registry
@@ -150,12 +150,12 @@ def _load_base(checkpoints: Checkpoints) -> Any:
         model, report = result
         # transformers initializes missing tensors with random numbers.
         if missing := sorted(report["missing_keys"]):
-            raise ValueError(f"{missing[0]} is missing{_and_more(missing)}")
+            raise ValueError(f"{missing[0]} is missing{and_more(missing)}")
         if mismatched := sorted(report["mismatched_keys"]):
             name, stored_shape, required_shape = mismatched[0]
             raise ValueError(
                 f"{name} has the shape {tuple(stored_shape)}, and config.json requires "
-                f"{tuple(required_shape)}{_and_more(mismatched)}"
+                f"{tuple(required_shape)}{and_more(mismatched)}"
             )
         with phase(f"checking the values of the base model {base.name}"):
             _check_base(model, base.path)
@@ -163,10 +163,6 @@ def _load_base(checkpoints: Checkpoints) -> Any:
         resolve_stop_tokens(model, checkpoints.tokenizer)
         probe.dummy_run(model, probe.probe_token_ids(checkpoints.config))
     return model
-
-
-def _and_more(names: Sequence[object]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _non_finite(tensors: Mapping[str, Tensor]) -> list[str]:

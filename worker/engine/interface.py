@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from jobs.pipeline import Role, Sampling
 
@@ -32,6 +32,11 @@ CUT = (FinishReason.CANCELLED, FinishReason.DEADLINE)
 
 class EngineError(Exception):
     """A request cannot be served. Other requests are not affected."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        """Return the error of a request that another one kept from being served."""
+        return cls(f"{type(error).__name__}: {error}")
 
 
 class ContextExceededError(EngineError):

@@ -145,7 +145,7 @@ class ReferenceEngine:
                 generation.finish(self._generate(generation, prompt_token_ids, max_output_tokens))
             except Exception as error:  # noqa: BLE001 (whatever it is, only this request fails)
                 generation.context.run(log.exception, "a request failed")
-                generation.finish(EngineError(f"{type(error).__name__}: {error}"))
+                generation.finish(EngineError.of(error))
 
     @torch.inference_mode()
     def _generate(

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from jobs.pipeline import Role, Sampling
 from worker.checkpoints import loading
 from worker.checkpoints.discovery import Checkpoints
-from worker.checkpoints.errors import CheckpointError
+from worker.checkpoints.errors import CheckpointError, first_line
 from worker.engine.batching.sampler import SamplingMetadata, sample
 from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
 
@@ -95,9 +95,8 @@ class FullModels:
             )
             model.to(self._checkpoints.device)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
-                f"The full {role} {self._folders[role]} cannot be loaded ({reason})"
+                f"The full {role} {self._folders[role]} cannot be loaded ({first_line(error)})"
             ) from error
         self._bytes[role] = _bytes(model)
         try:

@@ -37,9 +37,9 @@ class Task:
 
     questions: tuple[Question, ...]
     #: Finds the answer in a text: the last match, or its first group. None takes the whole text.
-    answer: re.Pattern[str] | None = None
+    answer: re.Pattern[str] | None
     #: Finds in a critique that it takes the answer to be right. None: verdicts are not read.
-    approval: re.Pattern[str] | None = None
+    approval: re.Pattern[str] | None
 
     def is_right(self, question: Question, text: str) -> bool:
         """Whether a text gives the question's answer, to the character."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from worker.checkpoints.errors import first_line
 from worker.lora import LoraError
 
 #: A folder with one of these is a checkpoint. ``--force`` replaces no other folder.
@@ -45,7 +46,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
     """Make a folder that appears at ``path`` only when it is complete and on the disk.
 
     The body writes into a hidden folder beside ``path``, which is renamed to ``path`` at the end. If
@@ -146,4 +147,4 @@ def error_reason(error: BaseException) -> str:
     """Return why a file cannot be used, in a few words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    return first_line(error)

@@ -20,6 +20,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
+from worker.checkpoints.errors import and_more, first_line
 from worker.lora import LoraError
 from worker.lora.adapter import CONFIG_NAME, PREFIX, Adapter, merging_unsupported_reasons
 from worker.lora.layout import Weights
@@ -128,7 +129,7 @@ class PeftMerger:
                     merged = module.get_base_layer()
         except Exception as error:  # PEFT may raise anything
             raise LoraError(
-                f"{self._adapter.folder} cannot be merged: PEFT cannot merge it in {name} ({_first_line(error)})"
+                f"{self._adapter.folder} cannot be merged: PEFT cannot merge it in {name} ({first_line(error)})"
             ) from error
         return {key: value.detach() for key, value in merged.state_dict().items()}
 
@@ -177,7 +178,7 @@ def _inject(base: Path, model: Any, adapter: Adapter) -> Any:
         config = LoraConfig(**{**options, "init_lora_weights": False, "inference_mode": True})
     except Exception as error:  # PEFT may raise anything
         raise LoraError(
-            f"{adapter.folder / CONFIG_NAME} is not a config that PEFT accepts ({_first_line(error)})"
+            f"{adapter.folder / CONFIG_NAME} is not a config that PEFT accepts ({first_line(error)})"
         ) from error
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -186,13 +187,8 @@ def _inject(base: Path, model: Any, adapter: Adapter) -> Any:
             return PeftModel(model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
     except Exception as error:  # PEFT may raise anything
         raise LoraError(
-            f"{adapter.folder} is for another base: PEFT cannot apply it to {base} ({_first_line(error)})"
+            f"{adapter.folder} is for another base: PEFT cannot apply it to {base} ({first_line(error)})"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
 
 
 def _map_tensors(base: Path, injected: Any, adapter: Adapter) -> dict[str, str]:
@@ -220,9 +216,8 @@ def _map_tensors(base: Path, injected: Any, adapter: Adapter) -> dict[str, str]:
             )
         sources.update(dict.fromkeys(names_by_id[id(parameter)], key))
     if missing := sorted(required.keys() - entries.keys()):
-        further = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise LoraError(
-            f"{adapter.folder} is incomplete: it has no {missing[0]}{further}, which its {CONFIG_NAME} "
+            f"{adapter.folder} is incomplete: it has no {missing[0]}{and_more(missing)}, which its {CONFIG_NAME} "
             f"requires for {base}"
         )
     return sources

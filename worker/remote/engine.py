@@ -21,7 +21,7 @@ from worker.engine.interface import (
     InterruptedGenerationError,
     Request,
 )
-from worker.remote.errors import RefusedError, UnavailableError
+from worker.remote.errors import ServerRefusedError, ServerUnavailableError
 from worker.remote.progress import Progress
 from worker.remote.server import raise_if_error
 from worker.remote.servers import Member, Servers
@@ -199,7 +199,7 @@ class OpenAIEngine:
             outcome = error
         except Exception as error:  # whatever it is, only this request fails
             log.exception("a request failed")
-            outcome = EngineError(f"{type(error).__name__}: {error}")
+            outcome = EngineError.of(error)
         generation.finish(outcome)
 
     def _stopped(self, generation: Generation, progress: Progress) -> Completion | EngineError:
@@ -222,7 +222,7 @@ class OpenAIEngine:
                 raise EngineError(f"no server responds for {MAX_OUTAGE:g} seconds") from error
             try:
                 return await self._complete(generation, progress, member)
-            except UnavailableError as error:
+            except ServerUnavailableError as error:
                 if progress.ended:
                     return progress.end()
                 if progress.deltas:
@@ -255,7 +255,7 @@ class OpenAIEngine:
         try:
             try:
                 return await self._stream(generation, progress, member)
-            except RefusedError as error:
+            except ServerRefusedError as error:
                 if progress.deltas or not error.is_about_context:
                     raise
                 request = generation.request
@@ -265,7 +265,7 @@ class OpenAIEngine:
                     raise ContextExceededError(f"{member.url} says: {error.message}") from error
                 progress.max_tokens = room
                 return await self._stream(generation, progress, member)
-        except RefusedError as error:
+        except ServerRefusedError as error:
             if error.is_about_context:
                 raise ContextExceededError(f"{member.url} says: {error.message}") from error
             if refused := member.server.refused_parameters(error):
@@ -278,7 +278,7 @@ class OpenAIEngine:
             raise EngineError(
                 f"{member.url} replied with {error.status}: {error.message}"
             ) from error
-        except UnavailableError as error:
+        except ServerUnavailableError as error:
             if error.unreachable:
                 self._servers.failed(member)
             else:
@@ -301,14 +301,14 @@ class OpenAIEngine:
                 trace_headers=request.trace_headers,
             ) as stream:
                 await self._read(stream, progress)
-        except RefusedError:
+        except ServerRefusedError:
             if not progress.ended:
                 raise
         if progress.ended:
             return progress.end()
         reason = progress.finish_reason
         if reason is None or reason == "abort":
-            raise UnavailableError(f"{member.url} ended the text before its end", fault=True)
+            raise ServerUnavailableError(f"{member.url} ended the text before its end", fault=True)
         raise EngineError(f"{member.url} ended the text: {reason}")
 
     async def _read(self, stream: AsyncIterable[dict[str, Any]], progress: Progress) -> None:

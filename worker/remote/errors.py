@@ -24,7 +24,7 @@ class RemoteError(UserError):
     """The servers cannot be used as they are set. The message is one sentence for the operator."""
 
 
-class UnavailableError(Exception):
+class ServerUnavailableError(Exception):
     """A server does not respond, or asks for another try later."""
 
     def __init__(
@@ -48,7 +48,7 @@ class UnavailableError(Exception):
         self.unreachable = unreachable
 
 
-class RefusedError(Exception):
+class ServerRefusedError(Exception):
     """A server refused a request. The same request would be refused again."""
 
     def __init__(self, status: int, message: str) -> None:

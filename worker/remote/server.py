@@ -18,7 +18,7 @@ from jobs.pipeline import Role, Sampling
 from jobs.webhooks.retries import parse_retry_after
 from worker.remote import parameters
 from worker.remote.description import Description, Listed
-from worker.remote.errors import RefusedError, UnavailableError, message_of
+from worker.remote.errors import ServerRefusedError, ServerUnavailableError, message_of
 from worker.remote.event_stream import EventStream, StreamError
 
 log = logging.getLogger(__name__)
@@ -79,12 +79,12 @@ class Server:
         """Ask for the models. A server without a list has none.
 
         Raises:
-            UnavailableError: it does not respond.
-            RefusedError: it refuses the API key.
+            ServerUnavailableError: it does not respond.
+            ServerRefusedError: it refuses the API key.
         """
         reply = await self._get(f"{self.url}/models")
         if reply.status_code in (401, 403):
-            raise RefusedError(reply.status_code, message_of(reply.content, self._api_key))
+            raise ServerRefusedError(reply.status_code, message_of(reply.content, self._api_key))
         if reply.status_code != 500:  # Without a list, completions tell whether it works.
             self._raise_if_unavailable(reply, reply.content)
         data = _object(reply).get("data") if reply.status_code == 200 else None
@@ -98,8 +98,8 @@ class Server:
         So a model that is not there, and parameters that are refused, are known before any job.
 
         Raises:
-            UnavailableError: it does not respond.
-            RefusedError: it refuses the API key, or a model.
+            ServerUnavailableError: it does not respond.
+            ServerRefusedError: it refuses the API key, or a model.
         """
         listed = await self.list_models()
         about: dict[str, Any] = {"software": listed.software} if listed.software else {}
@@ -125,7 +125,7 @@ class Server:
                         raise_if_error(event, self._api_key)
                         fingerprint = event.get("system_fingerprint") or fingerprint
                     return None if fingerprint is None else str(fingerprint)
-            except RefusedError as error:
+            except ServerRefusedError as error:
                 refused = self.refused_parameters(error)
                 if not refused:
                     raise
@@ -137,7 +137,7 @@ class Server:
                     error.message,
                 )
 
-    def refused_parameters(self, error: RefusedError) -> set[str]:
+    def refused_parameters(self, error: ServerRefusedError) -> set[str]:
         """Return the parameters that an error names, that may be left out, and that were sent."""
         return {
             name for name in parameters.OPTIONAL if name not in self.omitted and error.names(name)
@@ -167,8 +167,8 @@ class Server:
             trace_headers: say which trace it belongs to.
 
         Raises:
-            UnavailableError: it does not respond, or not to the end.
-            RefusedError: it refuses the request.
+            ServerUnavailableError: it does not respond, or not to the end.
+            ServerRefusedError: it refuses the request.
         """
         body = parameters.body(self.models[role], prompt, sampling, max_tokens, self.omitted)
         request = self._http.build_request(
@@ -186,13 +186,13 @@ class Server:
             if reply.status_code != 200:
                 error = await reply.aread()
                 self._raise_if_unavailable(reply, error)
-                raise RefusedError(reply.status_code, self._refusal(reply, error))
+                raise ServerRefusedError(reply.status_code, self._refusal(reply, error))
             stream = EventStream(reply.aiter_bytes())
             yield stream
         except httpx2.RequestError as failure:
             raise self._unavailable(failure) from failure
         except StreamError as failure:
-            raise RefusedError(200, str(failure)) from failure
+            raise ServerRefusedError(200, str(failure)) from failure
         finally:
             if reply is not None and stream is not None and stream.done:
                 # The text does not wait for it.
@@ -233,9 +233,9 @@ class Server:
         except httpx2.RequestError as failure:
             raise self._unavailable(failure) from failure
 
-    def _unavailable(self, failure: httpx2.RequestError) -> UnavailableError:
+    def _unavailable(self, failure: httpx2.RequestError) -> ServerUnavailableError:
         unreachable = isinstance(failure, httpx2.ConnectError | httpx2.ConnectTimeout)
-        return UnavailableError(
+        return ServerUnavailableError(
             f"{self.url}: {failure or type(failure).__name__}",
             fault=not unreachable,
             unreachable=unreachable,
@@ -245,7 +245,7 @@ class Server:
         """Return what a server says at a path; nothing if there is none."""
         try:
             reply = await self._get(self._root + path)
-        except UnavailableError:
+        except ServerUnavailableError:
             return {}
         return _object(reply) if reply.status_code == 200 else {}
 
@@ -257,7 +257,7 @@ class Server:
             reply.headers.get("retry-after", ""), dt.datetime.now(dt.UTC)
         )
         message = message_of(body, self._api_key)
-        raise UnavailableError(
+        raise ServerUnavailableError(
             f"{self.url} replied with {status}: {message}"
             if message
             else f"{self.url} replied with {status}",
@@ -276,8 +276,8 @@ def raise_if_error(event: dict[str, Any], api_key: str | None) -> None:
     """Raise the error that an event of a stream is, if it is one.
 
     Raises:
-        RefusedError: the request is wrong.
-        UnavailableError: the server failed.
+        ServerRefusedError: the request is wrong.
+        ServerUnavailableError: the server failed.
     """
     error = event.get("error")
     if not error:
@@ -285,8 +285,8 @@ def raise_if_error(event: dict[str, Any], api_key: str | None) -> None:
     message = message_of(json.dumps(event).encode(), api_key)
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, int) and 400 <= code < 500 and code not in _BUSY:
-        raise RefusedError(code, message)
-    raise UnavailableError(message, fault=True)
+        raise ServerRefusedError(code, message)
+    raise ServerUnavailableError(message, fault=True)
 
 
 def _object(reply: httpx2.Response) -> dict[str, Any]:

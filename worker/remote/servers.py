@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from worker.remote.description import Description
-from worker.remote.errors import RefusedError, RemoteError, UnavailableError
+from worker.remote.errors import RemoteError, ServerRefusedError, ServerUnavailableError
 from worker.remote.server import Server
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Servers:
             if described:
                 self._identity = described[0].identity
                 for outcome in found:
-                    if isinstance(outcome, UnavailableError):
+                    if isinstance(outcome, ServerUnavailableError):
                         log.warning("a server is not used until it responds: %s", outcome)
                 return described[0]
             if loop.time() - logged_at >= LOG_INTERVAL:
@@ -93,12 +93,12 @@ class Servers:
                 logged_at = loop.time()
             await asyncio.sleep(1)
 
-    async def _describe(self, member: Member) -> Description | UnavailableError:
+    async def _describe(self, member: Member) -> Description | ServerUnavailableError:
         try:
             return await member.server.describe()
-        except UnavailableError as error:
+        except ServerUnavailableError as error:
             return error
-        except RefusedError as error:
+        except ServerRefusedError as error:
             if error.status in (401, 403):
                 raise RemoteError(
                     f"{member.url} refuses the API key ({error.status}: {error.message}); "
@@ -152,12 +152,12 @@ class Servers:
                 description = await member.server.describe()
                 same = description.identity == self._identity
                 if not same and not description.listed:
-                    raise UnavailableError(f"{member.url} does not list its models")
+                    raise ServerUnavailableError(f"{member.url} does not list its models")
                 if same:
                     self._descriptions[member.url] = description
         except Exception as error:
             # Whatever it is: without the checks nobody would see that servers end, and that they are back.
-            if not isinstance(error, UnavailableError | RefusedError):
+            if not isinstance(error, ServerUnavailableError | ServerRefusedError):
                 log.exception("%s could not be checked", member.url)
             member.failed_checks += 1
             if member.failed_checks == MAX_FAILED_CHECKS:
@@ -180,7 +180,7 @@ class Servers:
         member.usable = False
         member.check_now.set()
 
-    async def pick(self, avoid: Member | None = None) -> Member:
+    async def pick(self, avoid: Member | None) -> Member:
         """Return the usable server that runs the fewest of this worker's requests; wait until there is one.
 
         Args:

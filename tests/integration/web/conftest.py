@@ -16,6 +16,7 @@ from cli.main import main
 from jobs.database import Database
 from jobs.models import Job
 from tests.conftest import new_database
+from tests.executed_statements import executed, reads
 from tests.integration.web.client import Client, register_worker, services_of, serving
 from tests.joining import shut_down
 from tests.servers import RedisServer
@@ -103,15 +104,8 @@ def selects() -> Any:
     """Count the queries of a function."""
 
     def count(run: Any) -> int:
-        statements: list[str] = []
-
-        def note(_: Any, __: Any, statement: str, *___: Any) -> None:
-            if statement.lstrip().startswith("SELECT"):
-                statements.append(statement)
-
-        sa.event.listen(sa.Engine, "before_cursor_execute", note)
-        run()
-        sa.event.remove(sa.Engine, "before_cursor_execute", note)
-        return len(statements)
+        with executed() as statements:
+            run()
+        return len(reads(statements))
 
     return count

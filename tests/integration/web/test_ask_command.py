@@ -19,13 +19,12 @@ from werkzeug.serving import make_server
 from cli import client
 from cli.main import main
 from cli.statuses import ExitStatus
-from jobs import dispatch
 from jobs.database import Database
 from jobs.models import Job, Status, WorkerState
 from jobs.page_request import PageRequest
 from jobs.pipeline import stages as pipeline_stages
 from jobs.progress import Progress, TextDeltas
-from jobs.use_cases import queries, stages, workers
+from jobs.use_cases import cancellation, queries, stages, workers
 from tests.conftest import WORKER
 from tests.integration.web.client import OUTPUT, register_worker, services_of, serving
 from tests.joining import join, shut_down
@@ -67,7 +66,8 @@ class Server:
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job."""
-        dispatch.cancel(self.database, self.progress, None, job_id)
+        cancellation.cancel(self.database, None, job_id)
+        self.progress.publish_change(job_id)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -323,7 +323,7 @@ def test_a_terminal_shows_one_live_line(
     assert terminal.wait() == ExitStatus.INTERRUPTED
     jobs, _ = queries.list_jobs(server.database, None, PageRequest(10), status=Status.IN_PROGRESS)
     assert len(jobs) == 1, "the job goes on"
-    dispatch.cancel(server.database, server.progress, None, jobs[0].id)
+    server.cancel(jobs[0].id)
     may_end.set()
 
 

@@ -6,6 +6,7 @@ from jobs.database import Database
 from jobs.models import ANONYMOUS
 from jobs.use_cases import cancellation, stages
 from tests.conftest import WORKER
+from tests.event_types import BEGIN, MESSAGE, REASONING
 from tests.integration.web.client import Client, ask, finish, stream
 
 
@@ -14,31 +15,8 @@ def test_the_events_of_a_finished_job(web: Client, database: Database) -> None:
     finish(database, job_id)
     events = stream(web, job_id)
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    reasoning = [
-        "response.output_item.added",
-        "response.reasoning_summary_part.added",
-        "response.content_part.added",
-        "response.reasoning_summary_text.delta",
-        "response.reasoning_text.delta",
-        "response.reasoning_summary_text.delta",
-        "response.reasoning_text.delta",
-        "response.reasoning_summary_text.done",
-        "response.reasoning_summary_part.done",
-        "response.reasoning_text.done",
-        "response.content_part.done",
-        "response.output_item.done",
-    ]
-    message = [
-        name.replace("reasoning_text", "output_text") for name in reasoning if "summary" not in name
-    ]
-    begin = ["response.created", "response.queued", "response.in_progress"]
-    assert [event["type"] for event in events] == [
-        *begin,
-        *reasoning,
-        *reasoning,
-        *message,
-        "response.completed",
-    ]
+    types = [event["type"] for event in events]
+    assert types == [*BEGIN, *REASONING, *REASONING, *MESSAGE, "response.completed"]
     assert events[-1]["response"] == web.get(f"/v1/responses/{job_id}").json
     assert events[0]["response"]["status"] == "queued"
     assert [e["delta"] for e in events if e["type"] == "response.output_text.delta"] == [

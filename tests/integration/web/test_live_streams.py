@@ -16,19 +16,18 @@ from unittest.mock import Mock
 
 import httpx2
 import pytest
-import sqlalchemy as sa
 from openai import AsyncOpenAI, OpenAI
 from werkzeug.serving import make_server
 
 from cli.client import Client
-from jobs import dispatch
 from jobs.database import Database
 from jobs.models import ANONYMOUS, Job
 from jobs.progress import Follower, TextDeltas, Update
-from jobs.use_cases import stages, sweeping, workers
+from jobs.use_cases import cancellation, stages, sweeping, workers
 from jobs.use_cases.stages import Claim, Output
 from tests import application
 from tests.conftest import RUNTIME, WORKER, give_schema
+from tests.executed_statements import executed, reads
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.joining import shut_down
 from tests.servers import NO_TLS, PATIENCE, RedisServer
@@ -61,7 +60,8 @@ class Web:
 
     def cancel(self, job: Job) -> None:
         """Cancel a job, and notify its readers."""
-        dispatch.cancel(self.database, self.services.progress, ANONYMOUS, job.id)
+        cancellation.cancel(self.database, ANONYMOUS, job.id)
+        self.services.progress.publish_change(job.id)
 
     def generate(self, stage: Claim, start: int, pieces: list[str]) -> None:
         """Publish pieces of a stage's text, as a worker does."""
@@ -188,25 +188,11 @@ def output(pieces: list[str]) -> Output:
     return replace(OUTPUT, text="".join(pieces), delta_lengths=[len(piece) for piece in pieces])
 
 
-@contextmanager
-def counting(web: Web) -> Iterator[list[str]]:
-    """Collect the statements that read the database."""
-    statements: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("SELECT"):
-            statements.append(statement)
-
-    sa.event.listen(web.database.engine, "before_cursor_execute", note)
-    yield statements
-    sa.event.remove(web.database.engine, "before_cursor_execute", note)
-
-
 def selects(web: Web, pieces: int, readers: int) -> int:
     """Stream a stage with this many deltas to this many readers; return the number of queries."""
     job = submit(web.database)
     stage = claim(web.database, job)
-    with counting(web) as statements, ExitStack() as stack:
+    with executed(web.database.engine) as statements, ExitStack() as stack:
         all_readers = [stack.enter_context(Reader(web, job)) for _ in range(readers)]
         for reader in all_readers:
             reader.until("content_part.added")
@@ -218,7 +204,7 @@ def selects(web: Web, pieces: int, readers: int) -> int:
         stages.keep_partial(web.database, stage, output(["piece "] * pieces))
         for reader in all_readers:
             assert reader.rest()[-1]["type"] == "response.incomplete"
-    return len(statements)
+    return len(reads(statements))
 
 
 def test_database_reads_do_not_grow_with_text_or_readers(

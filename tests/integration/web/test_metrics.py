@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from jobs.models import Attempt, Job, Scope, WorkerState
 from jobs.statements import metrics as statements
 from jobs.use_cases import cancellation, metrics, stages, sweeping, workers
 from tests.conftest import WORKER
+from tests.executed_statements import executed, reads
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.integration.web.client import Client, ask, finish
 from tests.integration.web.with_keys import program
@@ -150,18 +149,6 @@ def test_an_attempt_that_becomes_visible_late_is_counted(database: Database) -> 
     assert ended.read(database) == ([], [])
 
 
-@contextmanager
-def counting_statements() -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
-        statements.append(statement)
-
-    sa.event.listen(sa.Engine, "before_cursor_execute", note)
-    yield statements
-    sa.event.remove(sa.Engine, "before_cursor_execute", note)
-
-
 def test_scraping_cannot_hurt(
     web: Client, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,13 +157,13 @@ def test_scraping_cannot_hurt(
     for jobs in (1, 30):
         for _ in range(jobs):
             finish(database, submit(database).id, output=OUTPUT)
-        with counting_statements() as statements:
+        with executed() as statements:
             Scrape(web)
-        numbers.append(len([each for each in statements if each.startswith("SELECT")]))
+        numbers.append(len(reads(statements)))
         assert not any("prompt," in each or "output," in each for each in statements)
     assert numbers[0] == numbers[1] < 20
     monkeypatch.setattr(exporter, "MAX_AGE", 3600)
-    with counting_statements() as statements:
+    with executed() as statements:
         for _ in range(3):
             Scrape(web)
     assert statements == []

@@ -15,6 +15,7 @@ from jobs.models import ANONYMOUS, Job, Scope, WorkerState
 from jobs.use_cases import cancellation, keys, restarting, stages, sweeping, workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import new_database
+from tests.executed_statements import executed, reads
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.integration.web.client import Client, ask, services_of, serving
 from tests.servers import RedisServer
@@ -120,16 +121,9 @@ def test_the_longer_nothing_changes_the_later_the_next_poll_is_due(
 def test_a_poll_without_news_is_a_query_of_one_row(web: Client) -> None:
     job_id = ask(web)["id"]
     web.get(f"/v1/responses/{job_id}")
-    statements: list[str] = []
-
-    def count(_: Any, __: Any, statement: str, *___: Any) -> None:
-        if statement.startswith("SELECT"):
-            statements.append(statement)
-
-    sa.event.listen(sa.Engine, "before_cursor_execute", count)
-    web.get(f"/v1/responses/{job_id}")
-    sa.event.remove(sa.Engine, "before_cursor_execute", count)
-    [statement] = statements
+    with executed() as statements:
+        web.get(f"/v1/responses/{job_id}")
+    [statement] = reads(statements)
     assert "attempts" not in statement
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +14,7 @@ from jobs.statements import attempts
 from jobs.statements import deliveries as outbox
 from jobs.statements.leases import MAX_LOST
 from jobs.use_cases import cancellation, deletion, retention, stages, submission, sweeping
+from tests.executed_statements import executed
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
 from tests.integration.webhooks.conftest import Register, all_are, list_all, sending, wait_for
 from tests.receiver import Receiver
@@ -83,16 +83,8 @@ def test_the_events_of_jobs_that_end_together_take_as_many_statements_as_one(
         with database.engine.begin() as connection:
             late = sa.update(Job).where(Job.id.in_(overdue))
             connection.execute(late.values(deadline_at=utcnow(-60)))
-        statements: list[str] = []
-
-        def note(*arguments: Any) -> None:
-            statements.append(arguments[2])
-
-        sa.event.listen(database.engine, "before_cursor_execute", note)
-        try:
+        with executed(database.engine) as statements:
             assert sorted(sweeping.sweep(database).failed) == sorted(overdue)
-        finally:
-            sa.event.remove(database.engine, "before_cursor_execute", note)
         return len(statements)
 
     assert end(1) == end(20)

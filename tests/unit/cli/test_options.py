@@ -6,13 +6,15 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from cli.client import Client
 from cli.options import read_question, server
+from jobs.settings import Settings
 
 
 @click.command()
 @server
-def command(url: str | None) -> None:
-    click.echo(url)
+def command(client: Client) -> None:
+    click.echo(client.url)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,7 @@ def command(url: str | None) -> None:
     ],
 )
 def test_a_server_is_named_by_its_url_or_its_host_and_port(given: str, url: str) -> None:
-    assert CliRunner().invoke(command, ["--url", given]).output == f"{url}\n"
+    assert CliRunner().invoke(command, ["--url", given], obj=Settings()).output == f"{url}\n"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def test_a_server_is_named_by_its_url_or_its_host_and_port(given: str, url: str)
     ["http://[::1", "ftp://example.com", "http://", "example.com:port", "a b", "localhost:0"],
 )
 def test_what_is_no_url_of_a_server_is_refused(given: str) -> None:
-    result = CliRunner().invoke(command, ["--url", given])
+    result = CliRunner().invoke(command, ["--url", given], obj=Settings())
     assert result.exit_code == 2
     assert "is not the URL of a server" in result.output
 

@@ -10,27 +10,8 @@ import pytest
 from jobs.models import AttemptStatus, Job, Status
 from jobs.protocol.events import Pieces, events, to_json
 from jobs.protocol.response import response
+from tests.event_types import BEGIN, MESSAGE, REASONING
 from tests.unit.protocol.rows import add_attempt, completed_job, make_job
-
-BEGIN = ["response.created", "response.queued", "response.in_progress"]
-#: A draft or a critique: its text, and the same as its summary.
-REASONING = [
-    "response.output_item.added",
-    "response.reasoning_summary_part.added",
-    "response.content_part.added",
-    "response.reasoning_summary_text.delta",
-    "response.reasoning_text.delta",
-    "response.reasoning_summary_text.delta",
-    "response.reasoning_text.delta",
-    "response.reasoning_summary_text.done",
-    "response.reasoning_summary_part.done",
-    "response.reasoning_text.done",
-    "response.content_part.done",
-    "response.output_item.done",
-]
-MESSAGE = [
-    name.replace("reasoning_text", "output_text") for name in REASONING if "summary" not in name
-]
 
 
 def all_events(job: Job, live: dict[int, list[str]] | None = None) -> list[dict[str, Any]]:

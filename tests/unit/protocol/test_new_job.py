@@ -9,6 +9,7 @@ from jobs.protocol.new_job import new_job
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
 from jobs.protocol.validation import validate
+from jobs.use_cases.requests import Keyed
 from jobs.use_cases.submission import NewJob
 
 
@@ -44,7 +45,8 @@ def test_parameters_of_the_request_apply(counter: TokenCounter) -> None:
         metadata={"team": "blau"},
         stop=["a", "b"],
     )
-    assert new_job(request, counter, None, "key", "digest") == NewJob(
+    keyed = Keyed("owner", "key", "digest")
+    assert new_job(request, counter, None, keyed) == NewJob(
         question="Why?",
         system="",
         sampling=Sampling(
@@ -55,8 +57,7 @@ def test_parameters_of_the_request_apply(counter: TokenCounter) -> None:
         background=True,
         metadata={"team": "blau"},
         options={},
-        idempotency_key="key",
-        request_digest="digest",
+        keyed=keyed,
     )
 
 

@@ -134,7 +134,7 @@ class EngineLoop:
                 # A preempted sequence may wait for a token of the step in flight.
                 waiting = [s for s in scheduler.waiting if s.has_pending_token]
                 for sequence in [*scheduler.running, *waiting]:
-                    self._finish(sequence, EngineError(f"{type(error).__name__}: {error}"))
+                    self._finish(sequence, EngineError.of(error))
             self._is_executing = False
         while not self._submitted.empty():
             self._admit(block=False)

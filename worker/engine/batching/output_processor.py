@@ -185,4 +185,4 @@ class OutputProcessor:
         """End a generation whose text cannot be decoded, and let the engine stop it, too."""
         if not sequence.generation.finished:
             sequence.generation.cancel()
-            sequence.generation.finish(EngineError(f"{type(error).__name__}: {error}"))
+            sequence.generation.finish(EngineError.of(error))

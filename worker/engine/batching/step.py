@@ -116,7 +116,7 @@ class StepExecutor:
             # A preempted sequence may wait for a token of the step, which will never be read.
             sequences = [*self._scheduler.running, *self._scheduler.waiting]
             for sequence in [s for s in sequences if s.has_pending_token]:
-                self._finish(sequence, _engine_error(error))
+                self._finish(sequence, EngineError.of(error))
             return
         self._apply(output)
 
@@ -259,14 +259,10 @@ class StepExecutor:
         if len(steps) == 1:
             [sequence] = output.sequences
             if not sequence.finished:
-                self._finish(sequence, _engine_error(error))
+                self._finish(sequence, EngineError.of(error))
             return
         for step in steps:
             [sequence] = step.sequences
             # It may have ended, or been preempted meanwhile.
             if sequence.row != UNALLOCATED and (launched := self._launch(step)):
                 self._read(launched)
-
-
-def _engine_error(error: BaseException) -> EngineError:
-    return EngineError(f"{type(error).__name__}: {error}")

@@ -21,7 +21,7 @@ class StepWatch:
         self,
         current_step: Callable[[], int | None],
         on_hang: Callable[[], object],
-        max_step_seconds: float = MAX_STEP_SECONDS,
+        max_step_seconds: float,
     ) -> None:
         """Start the thread.
 
