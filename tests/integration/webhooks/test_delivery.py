@@ -138,7 +138,8 @@ def test_after_a_day_a_delivery_is_given_up_and_can_be_repeated(
         [failed] = wait_for(database, endpoint, all_are(DeliveryStatus.FAILED))
         assert (failed.next_attempt_at, len(failed.attempts)) == (None, 1)
         receiver.reply = status(204)
-        deliveries.redeliver(database, ANONYMOUS, failed.id)
+        repeated = deliveries.redeliver(database, ANONYMOUS, failed.id)
+        assert (repeated.status, repeated.failures) == (DeliveryStatus.PENDING, 0)
         wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
         # What was delivered can be repeated too, for a receiver that lost it.
         deliveries.redeliver(database, ANONYMOUS, failed.id)
@@ -158,7 +159,7 @@ def test_a_receiver_that_is_gone_disables_its_endpoint(
         assert webhooks.get(database, None, endpoint.id).disabled_at is not None
         end_job(database)
         assert len(list_all(database, endpoint)) == 1, "later events are not even stored"
-        with pytest.raises(deliveries.EndpointDisabledError):
+        with pytest.raises(deliveries.EndpointDisabledError, match=f"{endpoint.id} is disabled"):
             deliveries.redeliver(database, ANONYMOUS, delivery.id)
 
         receiver.reply = status(204)
