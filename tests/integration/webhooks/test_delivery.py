@@ -354,6 +354,23 @@ def test_a_name_that_leads_to_a_private_address_is_not_connected_to(
     assert receiver.received == []
 
 
+def test_a_name_that_leads_nowhere_is_said(
+    database: Database, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:  # A fake resolver.
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    endpoint = register("https://missing.example/hook")
+    end_job(database)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with sending(database):
+        [delivery] = wait_for(database, endpoint, has_failed(1))
+    [attempt] = delivery.attempts
+    assert attempt["error"] == (
+        "the connection failed: the name missing.example cannot be resolved"
+    )
+
+
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0", "localhost"])
 def test_other_spellings_of_loopback_are_not_connected_to(
     database: Database, receiver: Receiver, host: str
