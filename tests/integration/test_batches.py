@@ -529,11 +529,20 @@ def test_old_batches_and_their_files_are_deleted(service: BatchService) -> None:
     service.complete(service.create(lines(3)))
     open_batch = service.create(lines(3))
     days = 86_400
-    for table, column in ((Batch, "ended_at"), (File, "created_at")):
-        service.shift(table, column, -3 * days)
-    with service.database.write() as connection:
-        still_open = sa.update(Batch).where(Batch.id == open_batch)
-        connection.execute(still_open.values(ended_at=None))
+
+    def set_age(seconds: float) -> None:
+        for table, column in ((Batch, "ended_at"), (File, "created_at")):
+            service.shift(table, column, -seconds)
+        with service.database.write() as connection:
+            still_open = sa.update(Batch).where(Batch.id == open_batch)
+            connection.execute(still_open.values(ended_at=None))
+
+    set_age(2 * days - 60)
+    assert batches.delete_batches(service.database, 2) == 0
+    while files.sweep_files(service.database, 2):
+        pass
+    assert count(service, File) == 3, "two inputs and an output"
+    set_age(2 * days + 60)
     assert batches.delete_batches(service.database, 2) == 1
     while files.sweep_files(service.database, 2):
         pass

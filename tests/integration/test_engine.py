@@ -23,7 +23,13 @@ from jobs import pipeline
 from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling
 from tests.conftest import start_engine
 from tests.joining import join
-from worker.engine.interface import ContextExceededError, EngineError, FinishReason, Request
+from worker.engine.interface import (
+    ContextExceededError,
+    EngineError,
+    EngineStats,
+    FinishReason,
+    Request,
+)
 from worker.engine.reference import ReferenceEngine
 from worker.engine.tokenization.detokenizer import Detokenizer
 from worker.engine.tokenization.encoder import Encoder
@@ -100,6 +106,21 @@ def test_the_whole_pipeline_gives_the_cards_texts(
         cards.append(card.generate_text(prompt, stage.role))
     assert texts == cards
     assert len(set(texts)) > 1, "the roles differ"
+
+
+def test_what_runs_and_what_waits_is_counted(endless: Path) -> None:
+    engine = start_engine(endless)
+    assert engine.stats() == EngineStats(num_running=0, num_waiting=0)
+    first, second = (engine.submit(Request(Role.ACTOR, "Why", LONG)) for _ in range(2))
+    next(iter(first))
+    assert engine.stats() == EngineStats(num_running=1, num_waiting=1)
+    first.cancel()
+    next(iter(second))
+    assert engine.stats() == EngineStats(num_running=1, num_waiting=0)
+    second.cancel()
+    assert second.result().first_token_at is not None
+    assert engine.stats() == EngineStats(num_running=0, num_waiting=0)
+    engine.close()
 
 
 @pytest.mark.parametrize("role", list(Role))

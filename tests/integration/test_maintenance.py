@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,24 @@ from jobs.database import Database
 from jobs.maintenance import Maintenance
 from jobs.models import ANONYMOUS, Job
 from jobs.page_request import PageRequest
+from jobs.pipeline import DEFAULT_PRIORITY
 from jobs.progress import Progress
 from jobs.protocol.history import history
 from jobs.queue import Publisher, make_app
 from jobs.tlog.note import Signer
 from jobs.use_cases import (
+    batch_answers,
     cancellation,
     deletion,
+    indexing,
     queries,
     sealing,
     verifying,
 )
 from jobs.use_cases.log_signing import Signing
 from tests.integration.rows import submit
-from tests.servers import PATIENCE, RedisServer
+from tests.polling import poll
+from tests.servers import RedisServer
 
 
 def duties(
@@ -67,21 +70,34 @@ def test_many_deletions_are_sealed_at_once(
     assert verifying.verify(database, history).entries == 2 * sealing.MAX_JOBS
 
 
-def test_a_running_process_seals_within_seconds(
+def test_a_running_process_seals_and_indexes_within_seconds(
     database: Database, progress: Progress, redis_server: RedisServer
 ) -> None:
     process = duties(database, progress, redis_server)
     process.start()
     cancellation.cancel(database, ANONYMOUS, submit(database).id)
-    ended_at = time.monotonic()
-    while sealing.any_pending(database):
-        assert time.monotonic() < ended_at + PATIENCE
-        time.sleep(0.05)  # there is no event for an entry of the log
+    poll(lambda: not sealing.any_pending(database))
+    poll(lambda: not indexing.any_pending(database))
     process.stop()
     assert verifying.verify(database, history).jobs == 1
 
 
-def test_the_write_ahead_log_is_copied_into_the_file(tmp_path: Path) -> None:
+def test_a_running_process_lets_lines_that_have_waited_take_their_turn(
+    database: Database, progress: Progress, redis_server: RedisServer
+) -> None:
+    line = submit(database, batch_id="batch_1", priority=0)
+    with database.engine.begin() as connection:
+        created_at = utcnow(-batch_answers.PATIENCE - 1)
+        connection.execute(sa.update(Job).values(created_at=created_at))
+    process = duties(database, progress, redis_server)
+    process.start()
+    poll(lambda: queries.get_job(database, ANONYMOUS, line.id).priority == DEFAULT_PRIORITY)
+    process.stop()
+
+
+def test_the_write_ahead_log_is_copied_into_the_file(
+    tmp_path: Path, progress: Progress, redis_server: RedisServer
+) -> None:
     """A writer does so only when the log is four times as long as by default: it is held up for that long."""
     file, copy = tmp_path / "jobs.sqlite3", tmp_path / "copy.sqlite3"
     database = Database(f"sqlite:///{file}")
@@ -91,10 +107,18 @@ def test_the_write_ahead_log_is_copied_into_the_file(tmp_path: Path) -> None:
     with database.read() as connection:
         assert connection.scalar(sa.text("PRAGMA wal_autocheckpoint")) == 4 * pages
     job = submit(database)
-    database.checkpoint_wal()  # as a duty does it
-    shutil.copy(file, copy)  # Without the log.
-    with closing(sqlite3.connect(copy)) as found:
-        assert found.execute("SELECT id FROM jobs").fetchall() == [(job.id,)]
+    process = duties(database, progress, redis_server)
+    process.start()
+
+    def copied() -> list[tuple[str]]:
+        shutil.copy(file, copy)  # Without the log.
+        # It has no tables before.
+        with closing(sqlite3.connect(copy)) as found, suppress(sqlite3.DatabaseError):
+            return found.execute("SELECT id FROM jobs").fetchall()
+        return []
+
+    assert poll(copied) == [(job.id,)]
+    process.stop()
     database.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.polling import poll
 from tests.servers import PATIENCE
 from worker.engine.interface import ContextExceededError, Request
-from worker.stage_runner import StageRunner
+from worker.stage_runner import MAX_CLAIMS, StageRunner
 
 #: How often the queue is paused while others claim, and how many claim.
 PAUSES, CLAIMERS = 15, 4
@@ -309,6 +310,36 @@ def test_a_worker_holds_what_it_took_until_the_queue_is_resumed(database: Databa
         assert not held.result(PATIENCE)
     pausing.resume(database, "ops")
     assert published(database) == [second.id]
+
+
+def test_a_worker_holds_a_stage_however_often_the_queue_is_paused_again_before_its_claim(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    runner = StageRunner(
+        database, cast("Any", Engine()), cast("Any", Publisher()), WORKER, job_timeout=60
+    )
+    job = submit(database)
+    pausing.pause(database, "ops", None)
+    line = f"{job.id}: stage 0 waits: the queue is paused"
+
+    def run() -> None:
+        with pytest.raises(Ignore):
+            runner.run(job.id, 0)
+
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as resumed:
+        # The queue is paused again when the worker has read that it is resumed: a fake fault.
+        resumed.setattr(pausing, "is_paused", lambda _: False)
+        held = pool.submit(run)
+        for tries in range(1, MAX_CLAIMS + 1):
+            poll(lambda n=tries: held.done() or caplog.messages.count(line) == n, interval=0.01)
+            runner.check_pause()
+        poll(lambda: held.done() or caplog.messages.count(line) > MAX_CLAIMS, interval=0.01)
+        pausing.resume(database, "ops")
+        while not held.done():  # it may not have begun to wait
+            runner.check_pause()
+        held.result()
+    assert stored(database, job).error_message == "claimed"
 
 
 def test_a_paused_queue_says_so_and_expects_nothing(database: Database) -> None:

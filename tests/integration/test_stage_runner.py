@@ -182,6 +182,16 @@ def test_a_message_about_a_job_that_is_gone_is_dropped(
     assert f"{job.id}: its message is dropped: no such job is in the database" in caplog.text
 
 
+def test_a_sweep_publishes_a_stage_whose_message_redis_refused(
+    database: Database, runner: StageRunner
+) -> None:
+    job = submit(database, 2)
+    runner.run(job.id, 0)
+    assert queries.get_job(database, ANONYMOUS, job.id).published_at is not None
+    runner.publish_later(job.id, 1, OperationalError("", {}, Exception("it hangs")))
+    assert queries.get_job(database, ANONYMOUS, job.id).published_at is None
+
+
 def test_cancelling_frees_the_engine_and_keeps_the_partial_text(
     database: Database, runner: StageRunner, progress: Progress
 ) -> None:

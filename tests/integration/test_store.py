@@ -42,6 +42,7 @@ def test_a_job_goes_through_its_three_stages(database: Database) -> None:
     assert stored.finished[2].prompt == (
         "SYSTEM: Be brief. \nUSER: Why? \nRESPONSE: an answer \nCRITIQUE: a critique \nREGENERATOR:"
     )
+    assert claimed.prompt == stored.finished[2].prompt
     assert stored.metadata_ == {"team": "blue"}
     for attempt in stored.attempts:
         assert attempt.status is AttemptStatus.FINISHED
@@ -54,6 +55,23 @@ def test_a_job_goes_through_its_three_stages(database: Database) -> None:
     assert stored.finished_at is not None
     assert stored.created_at <= stored.started_at <= stored.finished_at
     assert stored.finished_at == stored.attempts[-1].finished_at
+
+
+def test_a_claim_whose_reply_was_lost_is_found_by_its_worker_while_the_job_is_open(
+    database: Database,
+) -> None:
+    workers.register(database, "worker-2", "localhost", 2, RUNTIME)
+    job = submit(database)
+    claimed = claim(database, job)
+    found = stages.find_claim(database, job.id, 0, WORKER)
+    assert found is not None
+    assert found.started_at >= claimed.started_at
+    now = {"started_at": claimed.started_at, "seconds_left": claimed.seconds_left}
+    assert replace(found, **now) == claimed  # type: ignore[arg-type]  # of these fields
+    assert stages.find_claim(database, job.id, 0, "worker-2") is None
+    assert stages.find_claim(database, job.id, 1, WORKER) is None
+    cancellation.cancel(database, ANONYMOUS, job.id)
+    assert stages.find_claim(database, job.id, 0, WORKER) is None
 
 
 def test_an_answer_cut_at_its_limit_is_incomplete(database: Database) -> None:

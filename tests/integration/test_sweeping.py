@@ -276,8 +276,9 @@ def test_old_jobs_are_deleted_with_their_attempts(database: Database) -> None:
     cancellation.cancel(database, ANONYMOUS, new.id)
     claim(database, running)
     with database.engine.begin() as connection:
-        past = utcnow(-3 * 86_400)
-        connection.execute(sa.update(Job).where(Job.id == old.id).values(finished_at=past))
+        for job, seconds in ((old, 2 * 86_400 + 60), (new, 2 * 86_400 - 60)):
+            ended = sa.update(Job).where(Job.id == job.id)
+            connection.execute(ended.values(finished_at=utcnow(-seconds)))
     assert retention.delete_jobs(database, 2) == 1
     with pytest.raises(JobNotFoundError):
         queries.get_job(database, ANONYMOUS, old.id)

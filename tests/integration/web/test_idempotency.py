@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -13,11 +14,13 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.errors import IdempotencyError
 from jobs.models import ANONYMOUS, KeyedRequest
 from jobs.page_request import PageRequest
 from jobs.protocol.errors import InvalidRequestError
 from jobs.timing import SECONDS_PER_DAY
 from jobs.use_cases import cancellation, queries, requests, stages, workers
+from jobs.use_cases.requests import Keyed
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
 from tests.integration.web.client import Client, ask, finish, services_of, serving
@@ -38,6 +41,17 @@ def test_an_idempotency_key_submits_once(web: Client, database: Database) -> Non
     assert (changed.status_code, changed.json["error"]["code"]) == (422, "idempotency_key_reused")
     assert post("", input="Why?").status_code == 400
     assert len(queries.list_jobs(database, ANONYMOUS, PageRequest(10))[0]) == 1
+
+
+def test_owners_use_the_same_key_independently(database: Database) -> None:
+    first, second = Keyed("ann", "k", "1" * 64), Keyed("bob", "k", "2" * 64)
+    requests.note_outcome(database, first, status_code=204)
+    assert requests.find_outcome(database, second) is None
+    requests.note_outcome(database, second, status_code=500)
+    assert requests.find_outcome(database, first) == {"status_code": 204}
+    assert requests.find_outcome(database, second) == {"status_code": 500}
+    with pytest.raises(IdempotencyError):
+        requests.find_outcome(database, replace(first, digest="2" * 64))
 
 
 def test_an_idempotency_key_replays_once(web: Client, database: Database) -> None:

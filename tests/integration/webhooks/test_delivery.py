@@ -138,7 +138,8 @@ def test_after_a_day_a_delivery_is_given_up_and_can_be_repeated(
         [failed] = wait_for(database, endpoint, all_are(DeliveryStatus.FAILED))
         assert (failed.next_attempt_at, len(failed.attempts)) == (None, 1)
         receiver.reply = status(204)
-        deliveries.redeliver(database, ANONYMOUS, failed.id)
+        repeated = deliveries.redeliver(database, ANONYMOUS, failed.id)
+        assert (repeated.status, repeated.failures) == (DeliveryStatus.PENDING, 0)
         wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
         # What was delivered can be repeated too, for a receiver that lost it.
         deliveries.redeliver(database, ANONYMOUS, failed.id)
@@ -158,7 +159,7 @@ def test_a_receiver_that_is_gone_disables_its_endpoint(
         assert webhooks.get(database, None, endpoint.id).disabled_at is not None
         end_job(database)
         assert len(list_all(database, endpoint)) == 1, "later events are not even stored"
-        with pytest.raises(deliveries.EndpointDisabledError):
+        with pytest.raises(deliveries.EndpointDisabledError, match=f"{endpoint.id} is disabled"):
             deliveries.redeliver(database, ANONYMOUS, delivery.id)
 
         receiver.reply = status(204)
@@ -351,6 +352,23 @@ def test_a_name_that_leads_to_a_private_address_is_not_connected_to(
     assert attempt["status_code"] is None
     assert "not a public address" in attempt["error"]
     assert receiver.received == []
+
+
+def test_a_name_that_leads_nowhere_is_said(
+    database: Database, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:  # A fake resolver.
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    endpoint = register("https://missing.example/hook")
+    end_job(database)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with sending(database):
+        [delivery] = wait_for(database, endpoint, has_failed(1))
+    [attempt] = delivery.attempts
+    assert attempt["error"] == (
+        "the connection failed: the name missing.example cannot be resolved"
+    )
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0", "localhost"])

@@ -77,6 +77,31 @@ def test_an_outage_does_not_fill_the_log(
     assert caplog.messages == ["the database does not respond: terminated"] * 3
 
 
+@pytest.mark.parametrize(("fails", "interval"), [(False, 0.5), (True, LONG)])
+def test_a_duty_is_called_at_its_interval_and_after_a_failure_each_second(
+    monkeypatch: pytest.MonkeyPatch, fails: bool, interval: float
+) -> None:
+    now, calls = 0.0, 0
+    stopped = threading.Event()
+
+    def wait(seconds: float) -> bool:
+        nonlocal now
+        now += seconds
+        return now >= 100
+
+    def duty() -> bool:
+        nonlocal calls
+        calls += 1
+        if fails:
+            raise ValueError("wrong")
+        return False
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr(stopped, "wait", wait)
+    repeat([Duty(interval, duty)], stopped, poll=0.01, jitter=0.2)
+    assert (95 <= calls <= 101) if fails else (195 <= calls <= 255)
+
+
 def test_a_failed_duty_does_not_stop_other_duties(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -100,7 +100,7 @@ class Drafter:
             adapter_id: the sequence's adapter.
             token_ids: its last `MAX_NGRAM_SIZE` tokens.
             max_tokens: maximum length of the draft.
-            threshold: minimum probability that the whole draft is accepted.
+            threshold: minimum probability that the whole draft is accepted, above 0.
         """
         rates = self._acceptance_rates[adapter_id]
         extended = list(token_ids)
@@ -113,7 +113,7 @@ class Drafter:
                     if (rate := rates[i][self._counters[entry]]) > best_rate:
                         best_rate, draft_token = rate, self._next_tokens[entry]
             probability *= best_rate
-            if probability < threshold or not best_rate:
+            if probability < threshold:
                 break
             extended.append(draft_token)
         return extended[len(token_ids) :]

@@ -50,6 +50,18 @@ def test_a_limit_that_keeps_failing_is_retried_less_often() -> None:
     assert limit.current == 64
 
 
+def test_a_limit_that_fails_now_and_then_is_retried_less_often() -> None:
+    """Steps of the full size fit sometimes."""
+    limit, failures = AdaptiveLimit(64), 0
+    for step in range(20 * MAX_BACKOFF_STEPS):
+        if limit.current == 64 and step % 8 == 0:
+            limit.halve(64)
+            failures += 1
+        else:
+            limit.on_success(64)
+    assert failures <= 30
+
+
 def test_partial_steps_do_not_raise_the_limit() -> None:
     limit = AdaptiveLimit(8)
     limit.halve(8)

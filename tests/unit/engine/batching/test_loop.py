@@ -16,9 +16,11 @@ from tests.unit.engine.fake_runner import CYCLE, FakeRunner
 from worker.engine.batching.loop import EngineLoop
 from worker.engine.batching.runner_setup import RunnerSetup
 from worker.engine.batching.sequence import Sequence
+from worker.engine.batching.step_watch import NUM_LOOKS
 from worker.engine.interface import EngineError, FinishReason, Generation, Request
 from worker.engine.intra_op_threads import IntraOpThreads
 from worker.engine.kv.row_manager import RowManager
+from worker.engine.threads import run_in_fresh_thread
 from worker.engine.tokenization.detokenizer import Detokenizer
 
 #: Seconds of any wait; a good run needs a fraction.
@@ -148,3 +150,58 @@ def test_steps_are_launched_with_the_engines_device_as_the_current_one(
     submit(loop, tokenizer, 3).result(PATIENCE)
     loop.close()
     assert set(launched_on) == {second}
+
+
+def test_an_engine_that_is_busy_for_long_does_not_hang(
+    runner: FakeRunner, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its steps ends soon: after as many looks of the watch, however long these take here."""
+    looks, dead = threading.Semaphore(0), threading.Event()
+    current_pass = EngineLoop._current_pass
+
+    def look(loop: EngineLoop) -> int | None:
+        looks.release()
+        return current_pass(loop)
+
+    def wait_for_a_look(_: Any) -> None:
+        assert looks.acquire(timeout=PATIENCE)
+
+    monkeypatch.setattr(EngineLoop, "_current_pass", look)
+    runner.launch_fault = wait_for_a_look
+    loop = EngineLoop(
+        RunnerSetup(runner, 2, 64, IntraOpThreads(small_model=False), torch.device("cpu")),
+        tokenizer,
+        drafter=None,
+        stop_token_ids=(),
+        on_engine_dead=dead.set,
+        max_step_seconds=1e-3 * NUM_LOOKS,
+    )
+    assert submit(loop, tokenizer, 3 * NUM_LOOKS).result(PATIENCE).output_tokens == 3 * NUM_LOOKS
+    assert not dead.is_set()
+    loop.close()
+    assert "step watch" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_threads_started_after_the_end_compute_with_all_processors(
+    runner: FakeRunner, tokenizer: Any
+) -> None:
+    """As another engine's do: steps of a small model are computed on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        threads = IntraOpThreads(small_model=True)
+
+        def compute(_: Any) -> None:
+            with threads.computing(1):
+                pass
+
+        runner.launch_fault = compute
+        setup = RunnerSetup(runner, 2, 64, threads, torch.device("cpu"))
+        loop = EngineLoop(
+            setup, tokenizer, drafter=None, stop_token_ids=(), on_engine_dead=lambda: None
+        )
+        submit(loop, tokenizer, 3).result(PATIENCE)
+        loop.close()
+        assert run_in_fresh_thread(torch.get_num_threads) == 2
+    finally:
+        torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -123,9 +124,11 @@ def test_a_failed_step_is_repeated_one_by_one(async_scheduling: bool) -> None:
     assert all(is_complete(s) for s in steps.outcomes)
 
 
-def test_a_step_that_fails_once_fails_no_sequence() -> None:
+@pytest.mark.parametrize("async_scheduling", [False, True])
+def test_a_step_that_fails_once_fails_no_sequence(async_scheduling: bool) -> None:
+    """The step before it is read, if it is in flight."""
     faults = iter([None, None, RuntimeError("once")])
-    steps = Steps(launch_fault=lambda _: next(faults, None))
+    steps = Steps(async_scheduling=async_scheduling, launch_fault=lambda _: next(faults, None))
     sequences = several()
     steps.run(*sequences)
     assert all(is_complete(s) for s in sequences)
@@ -168,6 +171,21 @@ def test_out_of_memory_shrinks_prefills_then_the_number_of_sequences() -> None:
     assert all(is_complete(s) for s in sequences)
     assert steps.scheduler.max_num_seqs <= 2
     assert steps.scheduler.max_num_batched_tokens <= 8
+
+
+def test_the_log_says_when_there_is_enough_memory_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("worker.engine.batching.adaptive_limit.BASE_BACKOFF_STEPS", 2)
+    caplog.set_level(logging.INFO)
+    faults = iter([None, torch.OutOfMemoryError("out of memory")])
+    steps = Steps(launch_fault=lambda _: next(faults, None))
+    steps.run(*several(2, 30))
+    assert caplog.messages == [
+        "out of memory: up to 1 sequences for now",
+        "enough memory again: up to 2 sequences and 16 tokens a step",
+        "enough memory again: up to 4 sequences and 16 tokens a step",
+    ]
 
 
 def test_a_sequence_too_large_for_memory_fails_alone() -> None:

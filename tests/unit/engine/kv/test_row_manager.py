@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.unit.engine.sequences import CONTEXT, sequence
 from worker.engine.batching.scheduler import Scheduler
+from worker.engine.batching.sequence import Sequence
 from worker.engine.kv.row_manager import RowManager
 
 
@@ -44,6 +45,33 @@ def test_a_repeated_prompt_is_not_recomputed() -> None:
             scheduler.remove(s)
         prompts.reverse()
     assert [(c.start, c.end) for c in plan.prefills] == [(149, 150)] * 3
+
+
+def test_the_only_row_of_another_role_is_reused_last() -> None:
+    """Otherwise that role's prompts would be computed from their beginning again, system prompt included."""
+    rows = RowManager(3, max_model_len=CONTEXT, num_adapters=2)
+    scheduler = Scheduler(3, 999, rows)
+
+    def start(prompt: list[int], adapter: int) -> Sequence:
+        scheduler.add(started := sequence(prompt, 1, adapter=adapter))
+        plan = scheduler.schedule()
+        scheduler.on_step_launched(plan)
+        started.output_token_ids = [1]
+        return started
+
+    def end(*sequences: Sequence) -> None:
+        for ended in sequences:
+            scheduler.remove(ended)
+
+    role = list(range(20))
+    last, first, only = start([5], 1), start([6], 0), start([*role, 7], 1)
+    assert (first.row, only.row, last.row) == (0, 1, 2)
+    end(last)
+    end(only, start([8], 0))  # in the last row
+    start([9], 0)
+    scheduler.add(sequence([*role, 10], adapter=1))
+    [chunk] = scheduler.schedule().prefills
+    assert chunk.start == len(role)
 
 
 def test_a_damaged_row_is_not_reused() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from worker.engine.interface import EngineError
@@ -99,6 +99,14 @@ def test_adapters_that_are_more_than_factors_are_refused(
     models = {"critic": adapted(Net(), "critic", **options)}
     with pytest.raises(EngineError, match=message):
         extract_factors(models)
+
+
+def test_adapters_of_other_methods_are_refused() -> None:
+    """IA³ scales outputs of layers."""
+    config = IA3Config(target_modules=["first"], feedforward_modules=[])
+    model: Any = get_peft_model(cast("Any", Net()), config, adapter_name="critic")
+    with pytest.raises(EngineError, match="the critic adapter is not plain LoRA in first"):
+        extract_factors({"critic": model})
 
 
 def test_the_implementation_suits_dtype_and_size() -> None:

@@ -81,6 +81,31 @@ def test_a_layer_without_adapters_is_the_base(implementation: LoRALinear) -> Non
     torch.testing.assert_close(fused(x), base(x), rtol=1e-6, atol=1e-6)
 
 
+class Quantized(nn.Linear):
+    """As a layer of 4 bits: its weight is no matrix to add to or to append to."""
+
+    def __init__(self) -> None:
+        super().__init__(INPUT, 8)
+        self.hidden = self.weight.detach().clone()
+        self.weight.data = torch.zeros(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.hidden, self.bias)
+
+
+@pytest.mark.parametrize("implementation", [GroupedLoRALinear, StackedLoRALinear])
+@torch.inference_mode()
+def test_a_quantized_layer_computes_its_part_itself(implementation: LoRALinear) -> None:
+    torch.manual_seed(0)
+    projections = [Projection(Quantized(), [factors(3, 8), None, factors(5, 8)])]
+    mapping = LoRAMapping()
+    mapping.set(BATCHES[0], torch.device("cpu"))
+    x = torch.randn(len(BATCHES[0]), INPUT)
+    output = expected(projections, x, BATCHES[0])
+    fused = implementation(projections, mapping)
+    torch.testing.assert_close(fused(x), output, rtol=1e-5, atol=1e-5)
+
+
 @torch.inference_mode()
 def test_layers_are_fused_with_their_own_factors() -> None:
     """Factors belong to a layer's name; a layer that no adapter changes has none."""
