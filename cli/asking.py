@@ -150,7 +150,7 @@ class _Progress:
             )
             self._times.clear()
             self._stages.append((name, 0))
-            self._screen.show(self._line(self._heard_at))
+            self._show(self._heard_at)
         elif kind in TEXT_DELTAS:
             name, count = self._stages[-1]
             self._stages[-1] = (name, count + 1)
@@ -174,7 +174,11 @@ class _Progress:
                 asked_at = now
                 self._place = self._client.place(self._job_id)
             if not self._ended.is_set():
-                self._screen.show(self._line(now))
+                self._show(now)
+
+    def _show(self, now: float) -> None:
+        # The stage that runs is the last one.
+        self._screen.show(self._line(now), keeps_end=bool(self._stages))
 
     def _line(self, now: float) -> str:
         elapsed = f"{now - self._started_at:.0f} s"

@@ -20,11 +20,13 @@ CTRL_C, CTRL_D, ENTER, LEFT = "\x03", "\x04", "\r", "\x1b[D"
 
 
 class Terminal:
-    """A program whose standard streams are a terminal of 80 columns."""
+    """A program whose standard streams are a terminal."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], columns: int = 80
+    ) -> None:
         self._controller, terminal = pty.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self._popen = subprocess.Popen(
             command,
             # It does not ask where the cursor is, since nobody would tell it.
@@ -71,6 +73,11 @@ class Terminal:
             before = self._output[self._read_until : place()]
             self._read_until = place() + len(text)
             return before
+
+    @property
+    def output(self) -> str:
+        """All that was written to it."""
+        return self._output
 
     def close(self) -> None:
         """End the program if it has not ended."""

@@ -46,6 +46,23 @@ def read_json() -> dict[str, Any]:
     return body.parse(data)
 
 
+def check_no_parameters() -> None:
+    """Check that the current request's body sets no parameter, for an endpoint that has none.
+
+    Raises:
+        HTTPError, InvalidRequestError, RequestEntityTooLarge: it is neither empty nor a JSON object, or sets one.
+    """
+    if not request.get_data():
+        return
+    for name, value in read_json().items():
+        if value is not None:
+            raise InvalidRequestError(
+                f"Unknown parameter: `{name[:100]}`. This request has no parameters.",
+                code="unknown_parameter",
+                param=name[:100],
+            )
+
+
 def _decompress(data: bytes, maximum: int) -> bytes:
     """Decompress a body, but no more of it than the maximum: a few bytes can stand for gigabytes."""
     decompressor = zlib.decompressobj(_GZIP)

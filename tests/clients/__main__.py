@@ -6,6 +6,7 @@ works. The status is 1 if a cell failed.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import time
@@ -26,6 +27,8 @@ from tests.clients.server import Server, serving
 @click.option("--document", is_flag=True, help="Put the table into docs/clients.md.")
 def main(names: tuple[str, ...], *, upgrade: bool, document: bool) -> None:
     """Run the matrix of some clients, or of all."""
+    # A shell's background job ignores it, and so would the clients that are interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chosen = [client for client in CLIENTS if not names or client.name in names]
     if upgrade:
         environments.upgrade(chosen)

@@ -126,7 +126,9 @@ def run(client: Client, program: str, server: Server, folder: Path) -> Iterator[
     )
     try:
         output, errors = process.communicate(timeout=TIMEOUT)
+        end = f"it ended with status {process.returncode}"
     except subprocess.TimeoutExpired:
+        end = f"it had not ended after {TIMEOUT:.0f} s"
         process.kill()
         output, errors = process.communicate()
     (folder / "errors.log").write_text(errors, encoding="utf-8")
@@ -134,5 +136,5 @@ def run(client: Client, program: str, server: Server, folder: Path) -> Iterator[
     for line in lines:
         yield Outcome(client.name, **json.loads(line))
     if process.returncode or not lines:
-        last = errors.strip().splitlines()[-1:] or [f"status {process.returncode}"]
-        yield Outcome(client.name, "", "start", last[0], None)
+        last = errors.strip().splitlines()[-1:]
+        yield Outcome(client.name, "", "end", "\n  ".join([end, *last]), None)

@@ -23,3 +23,10 @@ def test_versions_are_the_pinned_ones(client: Client) -> None:
 
 def test_every_cell_works() -> None:
     assert "**no**" not in table.DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_every_other_program_has_one_row() -> None:
+    document = table.DOCUMENT.read_text(encoding="utf-8")
+    section = document.split("\n## Others that were tried\n")[1].split("\n### ")[0]
+    names = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| ")]
+    assert sorted(names) == sorted(set(names))

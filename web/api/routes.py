@@ -18,6 +18,7 @@ from jobs.use_cases.proving import Part
 from jobs.use_cases.replaying import replay_of
 from web import job_filters, query
 from web.idempotency import keyed_request
+from web.request_body import check_no_parameters
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
@@ -106,6 +107,7 @@ def retrieve_job_proof(job_id: str) -> Response:
 @blueprint.post("/jobs/<job_id>/replay")
 def replay_job(job_id: str) -> Response:
     """Submit a job again as a new job of the caller, with the same parameters and the same seed."""
+    check_no_parameters()
     services, keyed = get_services(), keyed_request()
     # A replay that was accepted stays accepted, even if texts of the job were erased meanwhile.
     job = submission.find_made(services.database, keyed)
@@ -121,6 +123,7 @@ def replay_job(job_id: str) -> Response:
 @blueprint.post("/jobs/<job_id>/retry")
 def retry_job(job_id: str) -> Response:
     """Continue a failed job from its first unfinished stage."""
+    check_no_parameters()
     reply = jsonify(summary(get_services().retry(job_id, keyed_request())))
     reply.status_code = 202
     reply.location = url_for(".retrieve_job", job_id=job_id)

@@ -11,7 +11,7 @@ from jobs.use_cases import system
 from web.access import check_scope
 from web.api.routes import blueprint
 from web.idempotency import keyed_request
-from web.request_body import read_json
+from web.request_body import check_no_parameters, read_json
 from web.services import get_services
 
 
@@ -34,6 +34,7 @@ def pause_queue() -> Response:
 @blueprint.post("/system/resume")
 def resume_queue() -> Response:
     """Resume the queue."""
+    check_no_parameters()
     return _change(*get_services().resume(keyed_request()))
 
 

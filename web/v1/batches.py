@@ -11,7 +11,7 @@ from jobs.use_cases import batches
 from web import query
 from web.caller import get_caller
 from web.idempotency import keyed_request
-from web.request_body import read_json
+from web.request_body import check_no_parameters, read_json
 from web.services import get_services
 from web.v1.routes import blueprint, json_response
 
@@ -49,4 +49,5 @@ def retrieve_batch(batch_id: str) -> Response:
 @blueprint.post("/batches/<batch_id>/cancel")
 def cancel_batch(batch_id: str) -> Response:
     """Cancel a batch that has not ended, and reply with it."""
+    check_no_parameters()
     return json_response(batch_object(get_services().cancel_batch(batch_id, keyed_request())))

@@ -29,7 +29,7 @@ from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
 from web.idempotency import keyed_request
-from web.request_body import read_json
+from web.request_body import check_no_parameters, read_json
 from web.services import get_services
 from web.v1.feeds import get_feeds
 from web.v1.replies import MIN_POLL_INTERVAL, etag_of, get_replies, to_json
@@ -169,6 +169,7 @@ def retrieve_response(job_id: str) -> Response:
 @blueprint.post("/responses/<job_id>/cancel")
 def cancel_response(job_id: str) -> Response:
     """Cancel a job that has not ended, and reply with it."""
+    check_no_parameters()
     return _reply(get_services().cancel(job_id, keyed_request()))
 
 

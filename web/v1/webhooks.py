@@ -16,7 +16,7 @@ from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
 from web.idempotency import keyed_request
-from web.request_body import read_json
+from web.request_body import check_no_parameters, read_json
 from web.services import get_services
 from web.v1.routes import blueprint, json_response
 
@@ -133,6 +133,7 @@ def list_webhook_deliveries(endpoint_id: str) -> Response:
 @blueprint.post("/webhook_deliveries/<delivery_id>/redeliver")
 def redeliver_webhook(delivery_id: str) -> Response:
     """Send an event again."""
+    check_no_parameters()
     delivery = deliveries.redeliver(
         get_services().database, get_caller().changeable_owner, delivery_id, keyed_request()
     )

@@ -143,6 +143,13 @@ def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service
                 assert dark == (scheme == "dark")
                 if scheme == "light":
                     accessible(page, path)
+        # Each round has its row of tabs.
+        page.goto(f"{service.url}/jobs/{job_id}")
+        tabs = [label.bounding_box() for label in page.locator("label.tab").all()]
+        places = [(round(box["x"]), round(box["y"])) for box in tabs if box]
+        assert len(places) == 5
+        assert [x for x, _ in places[1:]] == [places[0][0], places[2][0]] * 2, places
+        assert places[1][1] == places[2][1] < places[3][1] == places[4][1], places
         # No column of the timeline is cut off on a tablet, nor where its table begins.
         page.goto(f"{service.url}/jobs/{job_id}")
         for wide in (641, 768, 832, 833):

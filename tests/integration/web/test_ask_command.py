@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from werkzeug.serving import make_server
 
 from cli import client
 from cli.main import main
+from cli.screen import ERASE_LINE
 from cli.statuses import ExitStatus
 from jobs.database import Database
 from jobs.models import Job, Status, WorkerState
@@ -287,8 +290,11 @@ def open_terminal(server: Server, tmp_path: Path) -> Iterator[Callable[..., Term
 
     started = []
 
-    def start(*arguments: str) -> Terminal:
-        started.append(Terminal([*PROGRAM, *arguments, "--url", server.url], environ))
+    def start(*arguments: str, then: str = "", columns: int = 80) -> Terminal:
+        command = [*PROGRAM, *arguments, "--url", server.url]
+        if then:
+            command = ["sh", "-c", f"{shlex.join(command)} {then}"]
+        started.append(Terminal(command, environ, columns))
         return started[-1]
 
     yield start
@@ -325,6 +331,50 @@ def test_a_terminal_shows_one_live_line(
     assert len(jobs) == 1, "the job goes on"
     server.cancel(jobs[0].id)
     may_end.set()
+
+
+def test_the_live_line_leaves_a_text_alone_that_comes_through_a_pipe(
+    open_terminal: Callable[..., Terminal], server: Server
+) -> None:
+    may_start, may_write, may_go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def work(job_id: str) -> None:
+        may_start.wait(PATIENCE)
+        for index in range(2):
+            claim = stages.claim(server.database, job_id, index, WORKER, job_timeout=60)
+            assert claim is not None
+            pieces = ["One ", "line.\nAnd ", "two."]
+            output = replace(OUTPUT, text="".join(pieces), delta_lengths=list(map(len, pieces)))
+            for number, piece in enumerate(pieces):
+                text = TextDeltas(claim.attempt_id, number, [piece])
+                server.progress.publish([(job_id, None), (job_id, text)])
+                if index == number == 0:
+                    may_write.wait(PATIENCE)
+            if index:
+                may_go_on.wait(PATIENCE)
+            stages.record(server.database, claim, output)
+            server.progress.publish_change(job_id)
+        server.cancel(job_id)
+
+    server.work = work
+    terminal = open_terminal("ask", "Why?", then="| cat", columns=30)
+    terminal.wait_for("queued, 1st of 1")
+    may_start.set()
+    terminal.wait_for("actor 1 tokens")
+    may_write.set()
+    terminal.wait_for("critic 3 tokens · ")
+    may_go_on.set()
+    terminal.wait_for("The job was cancelled.")
+    terminal.wait()
+    lines = terminal.output.replace("\r\n", "\n").split("\n")
+    last = [line.split(ERASE_LINE)[-1] for line in lines]
+    for text in ("ACTOR: One line.", "And two.", "CRITIQUE: One line."):
+        assert any(line.endswith(text) for line in last), (text, last)
+    live = [
+        re.sub(r"\x1b\[\d*m", "", part) for line in lines for part in line.split(ERASE_LINE)[1:]
+    ]
+    assert any("critic 3 tokens" in line for line in live)
+    assert max(len(line) for line in live if "tokens" in line) < 30
 
 
 def test_chat_on_a_terminal(

@@ -496,7 +496,7 @@ KEYED = {
         variants({"owner": "{owner}", "metadata": {"a": "b"}}, metadata={"a": "c"})
     ),
     "POST /api/system/pause": Keyed(variants({"note": "a"}, note="b")),
-    "POST /api/system/resume": Keyed(({}, {"a": "b"})),
+    "POST /api/system/resume": Keyed(({}, {"a": None})),
     "POST /v1/batches": Keyed(variants(BATCH, metadata={"a": "b"})),
     "POST /v1/batches/<batch_id>/cancel": Keyed(),
     # The server is shutting down, and the reply names the job.
@@ -538,7 +538,7 @@ def make_jobs(owner: Any) -> dict[str, str]:
     return made
 
 
-def test_every_post_of_the_api_is_done_once_for_an_idempotency_key(
+def test_every_post_of_the_api_is_done_once_for_an_idempotency_key_and_takes_no_unknown_parameter(
     site: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     posts = {route for route in ROUTES if route.startswith(("POST /v1/", "POST /api/"))}
@@ -569,6 +569,9 @@ def test_every_post_of_the_api_is_done_once_for_an_idempotency_key(
         changed = send(route, own if keyed.bodies else theirs, other, route)
         assert code(changed) == (422, "idempotency_key_reused"), route
         assert code(send(route, own, one, "k" * 256)) == (400, "invalid_idempotency_key"), route
+        odd = {**(one or {}), "surprise": "1"}
+        refused = send(route, own, odd, f"{route} with a surprise")
+        assert code(refused) == (400, "unknown_parameter"), (route, refused.text)
     assert len(receiver.received) == 1, "the sample of an event was sent once"
 
 
