@@ -7,10 +7,11 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from functools import partial
 
 from cli.errors import ExpectedError
 from jobs.program import die_with_parent
-from jobs.stop_signals import StopSignals
+from jobs.stop_signals import STOP_SIGNALS, StopSignals
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,20 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT = 15.0
 #: Seconds between checks whether a child runs, and whether one that starts is ready.
 WATCH_INTERVAL, START_INTERVAL = 0.2, 0.05
+
+
+def _begin(mask: set[int | signal.Signals]) -> None:
+    """Forget the signals that a child got before it had a session of its own. It is called between fork and exec.
+
+    Args:
+        mask: the signals that its parent blocks.
+    """
+    die_with_parent()
+    for number in STOP_SIGNALS:
+        if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_IGN)  # One that is pending is forgotten.
+            signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class Child:
@@ -33,12 +48,18 @@ class Child:
         Args:
             held: its standard input stays open until `release`. Otherwise it ends at once.
         """
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE if held else subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
+        # A Ctrl-C reaches a child that has no session of its own yet. It would be counted twice: until it runs its
+        # program, the child writes to the same socket (`StopSignals`).
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE if held else subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=partial(_begin, mask),
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def release(self) -> None:
         """End its standard input."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from cli.errors import ExpectedError, explain, fail
 from cli.group import Group
 from cli.statuses import ExitStatus, Interrupted
 
+if TYPE_CHECKING:
+    from jobs.settings import Settings, SettingsError
+
 
 class _Program(Group):
     """Loads the settings before any command, and prints expected errors as one sentence."""
@@ -18,20 +21,16 @@ class _Program(Group):
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         try:
             return super().make_context(*arguments, **options)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted.") from None
         except OSError as error:  # Of the help, which is printed here.
             if (sentence := explain(error)) is None:
                 raise
             raise fail(sentence) from error
 
     def invoke(self, context: click.Context) -> Any:
-        # Imported here since it imports pydantic, which completion does without.
-        from jobs import settings
-
         try:
-            context.obj = settings.load()
-        except settings.SettingsError as error:
-            context.obj = error
-        try:
+            context.obj = _load_settings()
             return super().invoke(context)
         except KeyboardInterrupt:
             raise Interrupted("Interrupted.") from None
@@ -50,6 +49,17 @@ class _Program(Group):
         if isinstance(context.obj, Exception) and name not in WITHOUT_SETTINGS:
             raise fail(str(context.obj)) from context.obj
         return name, command, rest
+
+
+def _load_settings() -> Settings | SettingsError:
+    """Return the settings, or what is wrong with them."""
+    # Imported here since it imports pydantic, which completion does without.
+    from jobs import settings
+
+    try:
+        return settings.load()
+    except settings.SettingsError as error:
+        return error
 
 
 #: Lines of the help are as long as the terminal, up to 120 characters.

@@ -6,19 +6,25 @@ import fcntl
 import importlib.util
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 from cli import embedded_redis
 from cli.children import START_INTERVAL, WATCH_INTERVAL, Child
 from cli.errors import ExpectedError, unusable_data_dir
 from jobs import demo_model, web_address
-from jobs.program import PROGRAM
+from jobs.program import PROGRAM, exit_at_once
 from jobs.settings import DATA_DIR_MODE, Settings
 from jobs.stop_signals import STOP_SIGNALS, StopSignals
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds before a part that exited is restarted.
 RESTART_DELAY = 1.0
@@ -31,10 +37,29 @@ class _StopError(Exception):
     """A signal requested to stop."""
 
 
+class _StopWhileCallingError(_StopError):
+    """The same, while a server was called that has not responded."""
+
+
 def run(settings: Settings) -> int:
     """Run all parts until a signal asks to stop; return the exit status."""
     web_address.bind(settings).close()  # To fail at once if it cannot.
     check_installed(settings)
+    try:
+        _run(settings)
+    except _StopWhileCallingError:
+        exit_at_once()  # A migration that has not ended is rolled back.
+    except _StopError:
+        pass
+    return 0
+
+
+def _run(settings: Settings) -> NoReturn:
+    """Run all parts.
+
+    Raises:
+        _StopError: a signal requested to stop; they have stopped.
+    """
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals(*STOP_SIGNALS))
         stack.enter_context(_data_dir(settings.data_dir))
@@ -49,7 +74,7 @@ def run(settings: Settings) -> int:
                 _pause(signals, WATCH_INTERVAL)
         except _StopError:
             log.info("stopping")
-            return 0
+            raise
         finally:
             for part in reversed(running):
                 part.stop(signals)
@@ -73,7 +98,7 @@ def _start_all(
     from jobs.use_cases import workers
 
     def until(condition: Callable[[], object]) -> None:
-        while not condition():
+        while not _aside(condition, signals):
             for part in running:
                 if part.status is not None and part.recover():
                     part.start()
@@ -84,8 +109,9 @@ def _start_all(
     stack.callback(progress.close)
     if settings.redis_url is None:
         until(lambda: embedded_redis.answers(progress))
-    progress.ping()
-    log.info("the database schema is at revision %s", parts.migrate(settings, "head"))
+    _aside(progress.ping, signals)
+    revision = _aside(partial(parts.migrate, settings, "head"), signals)
+    log.info("the database schema is at revision %s", revision)
     worker.release()
     database = Database(settings.database)
     stack.callback(database.close)
@@ -127,6 +153,28 @@ def _pause(signals: StopSignals, seconds: float) -> None:
     """
     if signals.wait(seconds):
         raise _StopError
+
+
+def _aside(call: Callable[[], T], signals: StopSignals) -> T:
+    """Call a server on a thread of its own, and return the result: a signal need not wait for a server that hangs.
+
+    Raises:
+        _StopWhileCallingError: a signal was received. The call goes on until this process ends.
+        Exception: what the call raised.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001 (whoever waits for the outcome gets it)
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not wait([outcome], START_INTERVAL).done:
+        if signals.count:
+            raise _StopWhileCallingError
+    return outcome.result()
 
 
 def _restart(running: list[Child], signals: StopSignals) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jobs import transient
+from jobs.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def repeat(
         jitter: the share of its interval by which a call may come sooner.
     """
     due = [0.0] * len(duties)
-    warned_at = float("-inf")
+    warnings = Throttle(WARNING_INTERVAL)
     while not stopped.wait(poll):
         for number, duty in enumerate(duties):
             if time.monotonic() < due[number]:
@@ -106,8 +107,7 @@ def repeat(
                 # Whatever it is, the loop must go on: leases and the outbox depend on it.
                 due[number] = time.monotonic() + min(duty.interval, RETRY_INTERVAL)
                 if transient.is_transient(error):
-                    if time.monotonic() - warned_at >= WARNING_INTERVAL:
-                        warned_at = time.monotonic()
+                    if warnings.passes():
                         log.warning("the database does not respond: %s", transient.reason(error))
                 else:
                     log.exception("a background duty failed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import signal
 import socket
 import threading
@@ -11,14 +12,22 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Self
 
+from jobs import stacks
+
+log = logging.getLogger(__name__)
+
 #: A request to terminate, Ctrl-C, and a closed terminal.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Has a process log what its threads are doing.
+STACKS_SIGNAL = signal.SIGUSR1
 #: Seconds in which threads that are in the C handler of a signal leave it.
 SETTLE_TIME = 0.02
 
 
 class StopSignals:
     """Counts the signals that ask the process to stop; once it has stopped, they are ignored.
+
+    `STACKS_SIGNAL` does not stop it: the log says what the threads are doing.
 
     SIGHUP is always ignored in a process that was started so: `nohup` does that.
 
@@ -40,7 +49,8 @@ class StopSignals:
             at_once: further signals, each of which counts as two.
             notify: called at each signal, on another thread than the main one.
         """
-        self._numbers = (*numbers, *at_once)
+        self._counted = (*numbers, *at_once)
+        self._numbers = {*self._counted, STACKS_SIGNAL}
         self._has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._at_once = at_once
         self._notify = notify
@@ -106,8 +116,11 @@ class StopSignals:
         """Count what Python writes for each signal. The thread keeps both sockets open."""
         while True:
             for number in reader.recv(1024):
-                if number in self._numbers:  # Others may have handlers, too.
+                if number in self._counted:
                     self._count(number)
+                elif number == STACKS_SIGNAL:  # Others may have handlers, too.
+                    for stack in stacks.describe():
+                        log.info("%s", stack)
 
     def _count(self, number: int) -> None:
         with self._news:

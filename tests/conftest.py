@@ -61,8 +61,9 @@ WORKER = "worker-1"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--storm", choices=["short", "long"], default="short", help="how long the storm is"
+        "--storm", type=float, default=12.0, metavar="SECONDS", help="how long the storm rages"
     )
+    parser.addoption("--storm-seed", type=int, default=1, help="what happens in it")
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable
 
 from celery import Celery
+from celery.apps.worker import Worker
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.signals import worker_ready
-from celery.worker import state
+from celery.worker import WorkController, state
 
 from jobs.stop_signals import STOP_SIGNALS, StopSignals
 from worker import own_stop
@@ -26,6 +27,17 @@ GRACE_PERIOD = 8.0
 #: Seconds after that for all else, such as a background duty that waits for a lock of the database. Supervisors wait for
 #: 30 seconds in all.
 STOP_TIMEOUT = 17.0
+
+
+class _Worker(Worker):
+    """Celery's worker without its handlers of signals.
+
+    They do not cancel generations, acknowledge unfinished tasks on SIGQUIT, start the worker again on SIGHUP, and print
+    the local variables of all threads on SIGUSR1: questions, and the settings' secrets.
+    """
+
+    def install_platform_tweaks(self, worker: WorkController) -> None:
+        """Do not install them."""
 
 
 def consume(
@@ -52,13 +64,10 @@ def consume(
 
     @worker_ready.connect(weak=False)
     def _ready(**_: object) -> None:
-        # They replace Celery's handlers, which do not cancel generations, acknowledge unfinished tasks on
-        # SIGQUIT, and start the worker again on SIGHUP.
-        signals.install()
-        threading.Thread(target=_stop_on_signal, args=(runner, signals), daemon=True).start()
         on_ready()
 
-    worker = app.Worker(
+    worker = _Worker(
+        app=app,
         pool="threads",
         concurrency=concurrency,
         hostname=worker_id,
@@ -73,6 +82,8 @@ def consume(
     warnings.filterwarnings(
         "ignore", message=r"\s*In Celery 5\.1", category=CPendingDeprecationWarning
     )
+    signals.install()
+    threading.Thread(target=_stop_on_signal, args=(runner, signals), daemon=True).start()
     worker.start()
     signals.ignore()
     return own_stop.status_after(int(worker.exitcode or 0))

@@ -26,6 +26,7 @@ from jobs.models import WorkerState
 from jobs.progress import Progress
 from jobs.queue import make_app
 from jobs.settings import Settings
+from jobs.throttle import Throttle
 from jobs.trace_sending import TraceSending
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
@@ -182,5 +183,5 @@ def _wait_for(
         message=f"waiting for {server}",
         min_delay=RETRY_DELAY,
         max_delay=RETRY_DELAY,
-        log_interval=LOG_INTERVAL,
+        throttle=Throttle(LOG_INTERVAL),
     )

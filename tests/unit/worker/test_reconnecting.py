@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jobs.throttle import Throttle
 from tests.joining import join
 from tests.servers import PATIENCE
 from worker.reconnecting import retry
@@ -58,7 +59,7 @@ def test_an_error_that_is_not_transient_is_raised(caplog: pytest.LogCaptureFixtu
 def test_warnings_are_no_more_frequent_than_their_interval(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert call(Server(5, TimeoutError("no answer")), log_interval=600) == "response"
+    assert call(Server(5, TimeoutError("no answer")), throttle=Throttle(600)) == "response"
     assert len(caplog.records) == 1
 
 
