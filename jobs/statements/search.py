@@ -90,7 +90,7 @@ def find(
         first, end: the lowest id, and the id after the highest one.
         newest_first: the order.
         limit: the maximum number of documents to find.
-        effort: the maximum number of documents to compare in vain.
+        effort: the maximum number of documents to compare in vain; with 0, a search stops before it compares one.
     """
     search = _Search(connection, wanted, newest_first)
     found = Found(effort=effort)
@@ -107,6 +107,9 @@ def find(
                 continue
             low, high = (ids[-1], high) if newest_first else (low, ids[-1] + 1)
         ids.sort(reverse=newest_first)
+        if ids and found.effort <= 0 and not search.is_exact:
+            found.stopped_at = left.end if newest_first else left.first
+            return found
         for compared in search.matches(ids):
             found.ids += compared.matching
             if len(found.ids) >= limit:
@@ -117,7 +120,8 @@ def find(
             if found.effort <= 0 and last != ids[-1]:
                 found.stopped_at = last if newest_first else last + 1
                 return found
-        most = search.maximum(limit - len(found.ids))
+        left.limit = limit - len(found.ids)
+        most = search.maximum(left.limit)
         if ids or search.is_ordered or left.level == EVERYTHING:
             left.advance(low, high, len(ids), most)
         else:
@@ -152,6 +156,11 @@ class _Search:
         #: Whether documents of any period come in order.
         self.is_ordered = self._sqlite
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the index alone answers the query."""
+        return self._condition is None
+
     def maximum(self, limit: int) -> int:
         """Return the maximum number of candidates at once, if ``limit`` matches are needed."""
         if self._condition is not None:
@@ -182,7 +191,8 @@ class _Search:
         match = sa.select(sa.true()).where(self._found_by(self._node))
         left.matches = self._estimate(match.select_from(_documents))
         left.documents, left.ids_per_document = documents.number, ids_per_document(ids)
-        left.begin(limit, self.maximum(limit), is_short=len(ids) < PROBE)
+        left.limit = limit
+        left.begin(self.maximum(limit), is_short=len(ids) < PROBE)
         return left
 
     def next_documents(self, left: SearchPeriods) -> list[int]:

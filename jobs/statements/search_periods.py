@@ -20,8 +20,9 @@ PROBE = 64
 #: The maximum share of the searched ids that a period may have. Beyond it all is searched at once: reading the
 #: documents of the period's term would cost more than it saves.
 _MOST = 1 / 4
-#: A longer period is chosen only if it is likely to have at most this share of the maximum number of matches.
-_FULL = 0.7
+#: A longer period is chosen only if it is likely to have at most this share of the maximum number of matches, and this
+#: many times the number that are needed, or some at least.
+_FULL, _SPARE, _SOME = 0.7, 6, 64
 
 
 def length(level: int) -> int:
@@ -63,6 +64,7 @@ class SearchPeriods:
         documents: the number of documents in the whole history.
         matches: the expected number of those that match.
         span: the number of possible ids of the whole history.
+        limit: the number of matches that are still needed.
         levels_back: by how many levels to shorten a period with too many matches.
     """
 
@@ -74,6 +76,7 @@ class SearchPeriods:
     documents: float = 0.0
     matches: float = 0.0
     span: int = 0
+    limit: int = 1
     levels_back: int = 4
     _searched: int = 0
     _found: int = 0
@@ -83,11 +86,10 @@ class SearchPeriods:
         """Whether anything is left."""
         return self.first < self.end
 
-    def begin(self, limit: int, most: int, *, is_short: bool) -> None:
+    def begin(self, most: int, *, is_short: bool) -> None:
         """Choose the first period.
 
         Args:
-            limit: the number of matches that are needed.
             most: the maximum number of matches that are read at once.
             is_short: whether the range has few documents.
         """
@@ -96,7 +98,7 @@ class SearchPeriods:
         elif is_short:
             self.level = _level_of(self.end - self.first)
         else:
-            self.level = _level_of(1.5 * limit * self._ids_per_match)
+            self.level = _level_of(1.5 * self.limit * self._ids_per_match)
             if self._is_most(self.level) and self.matches <= most / 2:
                 self.level = EVERYTHING
 
@@ -172,7 +174,8 @@ class SearchPeriods:
     def _lengthen(self, matches: int, most: int) -> None:
         """Choose periods that are four times as long, or 16 times if the last one had no match.
 
-        Not if longer ones are likely to have more than the maximum, or are within one that had.
+        Not if longer ones are likely to have many more matches than are needed, or are within one that had more than the
+        maximum.
         """
         longest = self.level + (1 if matches else 2)
         limit = self._too_long[-1].level - 1 if self._too_long else EVERYTHING
@@ -183,7 +186,8 @@ class SearchPeriods:
             return
         longest = min(longest, limit, EVERYTHING - 1)
         rate = self._rate(self._ids_per_match)
-        while longest > self.level and rate * length(longest) > most * _FULL:
+        likely = min(most * _FULL, max(self.limit * _SPARE, _SOME))
+        while longest > self.level and rate * length(longest) > likely:
             longest -= 1
         self.level = max(self.level, longest)
 

@@ -113,29 +113,62 @@ def search_by_rank(database: Database, request: SearchRequest) -> FoundPage:
     ids: list[int] = []
     effort = request.effort
     with database.read() as connection:
-        wanted = search_request.wanted(connection, request)
+        matching = _Groups(connection, search_request.wanted(connection, request), groups, bounds)
+        if request.after is None:
+            cursor = replace(cursor, group=matching.first_from(0))
         while True:
             some = replace(request, limit=request.limit - len(ids), effort=effort)
-            group = wanted.narrowed(groups[cursor.group : cursor.group + 1])
-            ranked = _rank_some(connection, some, group, cursor)
+            ranked = _rank_some(connection, some, matching.wanted(cursor.group), cursor)
             ids += ranked.ids
             effort = ranked.effort
             full = len(ids) == request.limit or effort <= 0
-            rest = groups[cursor.group + 1 :]
+            following = cursor.group + 1
             if ranked.next is not None:
                 cursor = ranked.next
-            elif rest and not (full and _is_empty(connection, wanted.narrowed(rest), bounds)):
-                cursor = _RankCursor(cursor.group + 1, bounds.first, bounds.end)
+            elif following < len(groups) and not (full and matching.are_empty(following)):
+                cursor = _RankCursor(matching.first_from(following), bounds.first, bounds.end)
             else:
                 return FoundPage(ids, None)
             if full:
                 return FoundPage(ids, str(cursor))
 
 
-def _is_empty(connection: sa.Connection, wanted: Wanted, within: Range) -> bool:
-    """Return whether no document of a range matches. It may be unknown, and is then False."""
-    found = search.find(connection, wanted, first=within.first, end=within.end, limit=1)
-    return not found.ids and found.stopped_at is None
+@dataclass(frozen=True)
+class _Groups:
+    """The groups of the matches of a range, of which most may be empty."""
+
+    connection: sa.Connection
+    all: Wanted
+    terms: Sequence[Term]
+    within: Range
+
+    def wanted(self, group: int) -> Wanted:
+        """Return the query for the matches of a group."""
+        return self.all.narrowed(self.terms[group : group + 1])
+
+    def first_from(self, group: int) -> int:
+        """Return the first group from one on that may have a match; the last one if none has.
+
+        A query for many groups costs about the same as for one.
+        """
+        end = len(self.terms)
+        while end - group > 1:
+            middle = (group + end) // 2
+            if self.are_empty(group, middle, effort=0):
+                group = middle
+            else:
+                end = middle
+        return group
+
+    def are_empty(
+        self, first: int, end: int | None = None, *, effort: int = search.MAX_EFFORT
+    ) -> bool:
+        """Return whether no document of some groups matches. It may be unknown, and is then False."""
+        wanted, within = self.all.narrowed(self.terms[first:end]), self.within
+        found = search.find(
+            self.connection, wanted, first=within.first, end=within.end, limit=1, effort=effort
+        )
+        return not found.ids and found.stopped_at is None
 
 
 def _rank_some(

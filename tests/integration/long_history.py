@@ -132,8 +132,8 @@ def add_documents(connection: sa.Connection, job_id: str) -> None:
     """
     sqlite = connection.dialect.name == "sqlite"
     [job] = connection.execute(sa.select(Job).where(Job.id == job_id)).mappings().all()
-    period = documents.first_id(from_microseconds(1 << documents.PERIODS[2]))
-    moment = documents.first_id(job["created_at"]) // period * period
+    length = documents.first_id(from_microseconds(1 << documents.PERIODS[2]))
+    moment = documents.first_id(job["created_at"]) // length * length
     moment += documents.first_id(from_microseconds(500_000))
     year = documents.first_id(from_microseconds(365 * 86_400_000_000))
     columns = {

@@ -332,7 +332,11 @@ def test_a_worker_holds_a_stage_however_often_the_queue_is_paused_again_before_i
         resumed.setattr(pausing, "is_paused", lambda _: False)
         held = pool.submit(run)
         for tries in range(1, MAX_CLAIMS + 1):
-            poll(lambda n=tries: held.done() or caplog.messages.count(line) == n, interval=0.01)
+
+            def waits(number: int = tries) -> bool:
+                return held.done() or caplog.messages.count(line) == number
+
+            poll(waits, interval=0.01)
             runner.check_pause()
         poll(lambda: held.done() or caplog.messages.count(line) > MAX_CLAIMS, interval=0.01)
         pausing.resume(database, "ops")

@@ -101,12 +101,13 @@ def _search(index: _Index, estimate: float, *, newest_first: bool) -> None:
         index.ids[0],
         index.ids[-1] + 1,
         newest_first,
+        limit=LIMIT,
         ids_per_document=ids_per_document(ids[:PROBE]),
         documents=len(ids),
         matches=len(ids) * estimate,
         span=index.ids[-1] + 1 - index.ids[0],
     )
-    left.begin(LIMIT, MOST, is_short=False)
+    left.begin(MOST, is_short=False)
     assert index.search(left) == ids[:LIMIT]
 
 
@@ -153,7 +154,8 @@ def test_rare_matches_are_searched_without_periods_once_the_history_shows_it() -
 def test_a_range_of_few_documents_is_searched_in_the_period_of_its_length() -> None:
     index = _Index(_even(20_000, SECOND))
     left = SearchPeriods(NOW - 30 * SECOND, NOW + 1, newest_first=True, matches=2e4, span=NOW)
-    left.begin(LIMIT, MOST, is_short=True)
+    left.limit = LIMIT
+    left.begin(MOST, is_short=True)
     assert index.search(left) == _even(LIMIT, SECOND)
     assert index.entries < 100
 
