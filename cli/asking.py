@@ -25,7 +25,7 @@ from jobs.quantities import about, ordinal
 
 #: Seconds between two checks of a job's place in the queue, and between two drawings of the live line.
 PLACE_INTERVAL, TICK = 2.0, 0.2
-#: Seconds over which tokens are counted for their rate.
+#: Seconds over which characters are counted for their rate.
 RATE_WINDOW = 5.0
 #: Seconds without text after which the live line says so.
 SILENCE = 5.0
@@ -113,9 +113,10 @@ class _Progress:
         self._is_queued = True
         self._is_lost = False
         self._place: dict[str, Any] = {}
-        #: The stages that have begun, each with its name and the number of its tokens.
+        #: The stages that have begun, each with its name and the number of its characters: a piece of text may have
+        #: several tokens.
         self._stages: list[tuple[str, int]] = []
-        #: When tokens came, and how many of the stage there were then.
+        #: When text came, and how many characters of the stage there were then.
         self._times: deque[tuple[float, int]] = deque()
         self._heard_at = self._started_at = time.monotonic()
 
@@ -153,8 +154,9 @@ class _Progress:
             self._show(self._heard_at)
         elif kind in TEXT_DELTAS:
             name, count = self._stages[-1]
-            self._stages[-1] = (name, count + 1)
-            self._times.append((self._heard_at, count + 1))
+            count += len(event["delta"])
+            self._stages[-1] = (name, count)
+            self._times.append((self._heard_at, count))
 
     def lost(self, seconds: float) -> None:
         """Say that the connection is lost."""
@@ -186,7 +188,7 @@ class _Progress:
             return f"reconnecting · {elapsed}"
         if self._is_queued:
             return f"{_queued(self._place)} · {elapsed}"
-        parts = [f"{name} {count} tokens" for name, count in self._stages]
+        parts = [f"{name} {count} characters" for name, count in self._stages]
         if rate := self._rate(now):
             parts[-1] += f", {rate:.0f}/s"
         silent = now - self._heard_at

@@ -45,9 +45,9 @@ def new_review(body: CreateReview) -> NewReview:
     review = NewReview(
         critique=body.critique,
         regeneration=body.regeneration,
-        corrected_answer=body.corrected_answer,
+        corrected_answer=_text(body.corrected_answer),
         tags=tuple(dict.fromkeys(body.tags or ())),
-        note=body.note,
+        note=_text(body.note),
     )
     if review == NewReview():
         raise InvalidRequestError(
@@ -56,6 +56,11 @@ def new_review(body: CreateReview) -> NewReview:
             param="regeneration",
         )
     return review
+
+
+def _text(sent: str | None) -> str | None:
+    # Forms send the fields that were left empty.
+    return sent if sent and sent.strip() else None
 
 
 def queue(found: list[tuple[Job, dict[str, Verdict]]]) -> dict[str, Any]:

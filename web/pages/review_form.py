@@ -31,9 +31,7 @@ def add(job_id: str) -> None:
     given: dict[str, Any] = {
         name: int(form[name]) for name in reviewing.RATINGS if form.get(name) in ("-1", "0", "1")
     }
-    for name in ("corrected_answer", "note"):
-        if form.get(name, "").strip():
-            given[name] = form[name]
+    given |= {name: form.get(name) for name in ("corrected_answer", "note")}
     if tags := [tag.strip() for tag in form.get("tags", "").split(",") if tag.strip()]:
         given["tags"] = tags
     if caller.key is None and (reviewer := form.get("reviewer", "").strip()):

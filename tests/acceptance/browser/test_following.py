@@ -174,8 +174,8 @@ def test_a_silent_worker_is_named_and_the_next_attempt_counted(page: Page, slow:
     # The sweep of the other worker takes the stage back, and runs it.
     let_run_out(database, job.id)
     expect(answer).to_contain_text("writing, attempt 2")
-    expect(standing).to_contain_text("tokens/s")
-    expect(standing).to_contain_text(re.compile(r"running for \d+ s · \d+ tokens"))
+    expect(standing).to_contain_text("characters/s")
+    expect(standing).to_contain_text(re.compile(r"running for \d+ s · \d+ characters"))
     page.get_by_role("button", name="Cancel").click()
     expect(status(page)).to_have_text("Cancelled")
     expect(answer).to_contain_text("attempt 2")

@@ -321,7 +321,7 @@ def test_a_terminal_shows_one_live_line(
     may_start.set()
     terminal.wait_for("\x1b[1;36mACTOR:\x1b[0m")
     terminal.wait_for("�[2J")
-    terminal.wait_for("actor 40 tokens")
+    terminal.wait_for("actor 180 characters")
     terminal.type(CTRL_C)
     told = terminal.wait_for("helixq jobs cancel resp_")
     assert f" --url http://{server.url}`" in told, "the command can be copied as it is"
@@ -360,9 +360,9 @@ def test_the_live_line_leaves_a_text_alone_that_comes_through_a_pipe(
     terminal = open_terminal("ask", "Why?", then="| cat", columns=30)
     terminal.wait_for("queued, 1st of 1")
     may_start.set()
-    terminal.wait_for("actor 1 tokens")
+    terminal.wait_for("actor 4 characters")
     may_write.set()
-    terminal.wait_for("critic 3 tokens · ")
+    terminal.wait_for("critic 18 characters · ")
     may_go_on.set()
     terminal.wait_for("The job was cancelled.")
     terminal.wait()
@@ -373,8 +373,8 @@ def test_the_live_line_leaves_a_text_alone_that_comes_through_a_pipe(
     live = [
         re.sub(r"\x1b\[\d*m", "", part) for line in lines for part in line.split(ERASE_LINE)[1:]
     ]
-    assert any("critic 3 tokens" in line for line in live)
-    assert max(len(line) for line in live if "tokens" in line) < 30
+    assert any("critic 18 characters" in line for line in live)
+    assert max(len(line) for line in live if "characters" in line) < 30
 
 
 def test_chat_on_a_terminal(

@@ -55,7 +55,7 @@ def test_the_answer_comes_first_and_changes_are_marked(web: Client, database: Da
     assert "Final answer" not in web.get(f"/jobs/{job_id}").text
     answer(database, job_id, DRAFT, CRITIQUE, FINAL)
     page = web.get(f"/jobs/{job_id}").text
-    assert page.index("Final answer") < page.index("Draft, critique and final")
+    assert page.index("Final answer") < page.index("Answer, critique and regeneration")
     assert "<p>The sum is <strong>four</strong>.</p>" in page
     assert "[proof](javascript:alert(1)) &lt;b&gt;x&lt;/b&gt;</p>" in page
     for form in ("<del>**five**.</del>", "<ins>**four**.", "−1", "+3"):

@@ -66,6 +66,7 @@ def test_an_idempotency_key_adds_a_review_once(web: Client) -> None:
     [
         ({}, "regeneration"),
         ({"critique": None, "tags": []}, "regeneration"),
+        ({"corrected_answer": "", "note": " \n"}, "regeneration"),
         ({"critique": 2}, "critique"),
         ({"critique": 0.5}, "critique"),
         ({"regeneration": "1"}, "regeneration"),

@@ -223,10 +223,10 @@ function follow(address, news) {
   let events;
   let ended = false;
   const part = (id, name) => document.getElementById(`${name}-${id}`);
-  // The running stage: when its text came last, when each piece did, and since when the stream is read.
+  // The running stage: when its text came last, when each character did, and since when the stream is read.
   let heardAt = performance.now();
   let connectedAt = 0;
-  let pieces = [];
+  let characters = [];
   let silent = false;
   let checking = false;
   let chosen = false;
@@ -238,10 +238,11 @@ function follow(address, news) {
     const now = performance.now();
     const seconds = Math.max(0, (Date.now() - Date.parse(place.dataset.started)) / 1000);
     const parts = [`running for ${Math.floor(seconds)} s`];
-    if (pieces.length) parts.push(`${pieces.length} tokens`);
+    // A piece of text may have several tokens.
+    if (characters.length) parts.push(`${characters.length} characters`);
     // Not those that came at once when the stream was opened.
-    const recent = pieces.filter((time) => time > Math.max(now - SILENCE, connectedAt + 1000));
-    if (recent.length > 1) parts.push(`${Math.round(recent.length / SILENCE * 1000)} tokens/s`);
+    const recent = characters.filter((time) => time > Math.max(now - SILENCE, connectedAt + 1000));
+    if (recent.length > 1) parts.push(`${Math.round(recent.length / SILENCE * 1000)} characters/s`);
     const since = now - Math.max(heardAt, now - seconds * 1000);
     if (since > SILENCE) parts.push(`no text for ${Math.floor(since / 1000)} s`);
     place.textContent = parts.join(" · ");
@@ -275,7 +276,7 @@ function follow(address, news) {
       const [words, place] = standing.children;
       if (words && words.textContent !== sentence) words.replaceChildren(), append(words, sentence);
       if (place && place.dataset.started !== started) {
-        pieces = [];
+        characters = [];
         if (started) place.dataset.started = started;
         else place.removeAttribute("data-started"), place.replaceChildren();
       }
@@ -346,7 +347,7 @@ function follow(address, news) {
         if (!streamed.has(id)) text.textContent = "";
         streamed.add(id);
         heardAt = performance.now();
-        pieces.push(heardAt);
+        for (const _ of delta) characters.push(heardAt);
         if (silent) check();
         append(text, delta);
       });
@@ -355,7 +356,7 @@ function follow(address, news) {
         if (text) part(id, "text").replaceChildren(), append(part(id, "text"), text);
         part(id, "text").setAttribute("data-whole", "");
         setTimeout(renew, RETRY_DELAY);
-        pieces = [];
+        characters = [];
         part(id, "state").textContent = "finished";
       });
     }
