@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -156,10 +157,10 @@ def compare_with_peft(
 ) -> None:
     """Compare the logits of a batch of all roles, with chunked prompts, with PEFT's of each role alone.
 
-    So are those of a prompt and of the token after it, all roles in the same steps.
+    So are those of a prompt that fills a block and of the token after it, all roles in the same steps.
     """
     prompts = {role: f"{role} explains the field" for role in Role}
-    ids = probe.probe_token_ids(model.config)
+    ids = [*itertools.islice(itertools.cycle(probe.probe_token_ids(model.config)), BLOCK_SIZE + 1)]
     expected, proof = {}, {}
     for role in Role:
         model.set_adapter(role.value)

@@ -307,6 +307,27 @@ def test_a_pytorch_without_lazy_clones_works(
     assert served(folder, tokenizer, batched=KINDS[name].batched) == expected
 
 
+@pytest.mark.parametrize("tied", [False], indirect=True)
+@pytest.mark.parametrize("lazy_clones", [True, False])
+def test_models_share_the_tensors_that_their_adapters_do_not_change(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, lazy_clones: bool
+) -> None:
+    """A 7B model would take 14 GB for each role."""
+    if not lazy_clones:
+        monkeypatch.setattr(role_models, "_CLONE", None)
+        monkeypatch.setattr(role_models, "_ADDRESS", None)
+    first, *others = (
+        {
+            name: tensor.data_ptr()
+            for name, tensor in model.get_base_model().state_dict().items()
+            if "lora_" not in name
+        }
+        for model in loading.load(find(plain)).models.values()
+    )
+    assert len(first) > 10
+    assert others == [first, first]
+
+
 def rename(weights: dict[str, Any], name: str) -> dict[str, Any]:
     """Rename tensors as in a full model's state, with the adapter's name."""
     return {

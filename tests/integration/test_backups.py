@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status
 from jobs.protocol.history import history
 from jobs.setting_values import networks
-from jobs.tlog.note import Signer
+from jobs.tlog.note import Note, Signer
 from jobs.use_cases import (
     deliveries,
     log_signing,
@@ -215,6 +214,7 @@ def test_a_new_log_has_a_name_and_a_key_of_its_own(
     with pytest.raises(LogKeyError, match="a key of new/log, and HELIXQ_LOG_ORIGIN is other"):
         log_signing.begin_new_log(database, Signing(new, "other"))
     assert log_signing.begin_new_log(database, Signing(new)) == new.verifier
+    assert Note.parse(note_of(database)).verified([new.verifier]), "at once"
     assert verifying.verify(database, history, trusted=[new.verifier]).jobs == 1
     end(database)
     with pytest.raises(LogKeyError, match="is a key of old/log, and the log is new/log"):
@@ -228,6 +228,8 @@ def test_a_new_log_has_a_name_and_a_key_of_its_own(
     end(database)
     assert seal(database) == 1
     assert is_as_recorded(database).origin == "third/log"
-    assert json.dumps([key.name for key in proving.list_keys(database)]) == (
-        '["old/log", "new/log", "third/log"]'
-    )
+    made = log_signing.begin_new_log(database, Signing())
+    assert is_as_recorded(database).origin == made.name
+    names = [key.name for key in proving.list_keys(database)]
+    assert names == ["old/log", "new/log", "third/log", made.name]
+    assert len(set(names)) == 4

@@ -147,6 +147,7 @@ def test_every_wrong_line_is_named_and_nothing_is_submitted(service: BatchServic
         6: ("model_not_found", "body.model"),
         7: ("invalid_url", "url"),
     }
+    assert list(found) == [2, 4, 5, 6, 7], "in the order of the lines"
     assert batch.failed_at is not None
     assert batch.request_counts is not None
     assert batch.request_counts.total == 0

@@ -15,7 +15,7 @@ import migrations
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.maintenance import Maintenance
-from jobs.models import ANONYMOUS, Job
+from jobs.models import ANONYMOUS, Batch, BatchStatus, Job, KeyedRequest, Worker
 from jobs.page_request import PageRequest
 from jobs.pipeline import DEFAULT_PRIORITY
 from jobs.progress import Progress
@@ -28,10 +28,14 @@ from jobs.use_cases import (
     deletion,
     indexing,
     queries,
+    requests,
     sealing,
     verifying,
+    workers,
 )
 from jobs.use_cases.log_signing import Signing
+from jobs.use_cases.requests import Keyed
+from tests.conftest import RUNTIME
 from tests.integration.rows import submit
 from tests.polling import poll
 from tests.servers import RedisServer
@@ -133,19 +137,33 @@ def test_it_is_said_once_that_the_log_cannot_be_signed(
     duties(database, progress, redis_server, signing=given).seal()
     cancellation.cancel(database, ANONYMOUS, submit(database).id)
     process = duties(database, progress, redis_server)
-    assert not process.seal()
-    assert not process.seal()
-    [said] = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    for _ in range(2):
+        assert not process.seal()
+        [said] = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert said.endswith("the log is signed with a HELIXQ_LOG_KEY: give it to this process too")
 
 
-def test_old_jobs_are_cleaned_up(
+def test_what_is_old_is_cleaned_up(
     database: Database, progress: Progress, redis_server: RedisServer
 ) -> None:
     for _ in range(3):
         cancellation.cancel(database, ANONYMOUS, submit(database).id)
+    workers.register(database, "newest", "localhost", 2, RUNTIME)
+    request = Keyed("ann", "k", "1" * 64)
+    requests.note_outcome(database, request, status_code=204)
     with database.engine.begin() as connection:
+        ended: dict[str, Any] = {"status": BatchStatus.FAILED, "ended_at": utcnow(-3 * 86_400)}
+        names: dict[str, Any] = {"id": "batch_1", "owner": "ann", "endpoint": "/v1/responses"}
+        names |= {"chat_context": "turns", "metadata_": {}, "input_file_id": "file-1"}
+        connection.execute(sa.insert(Batch).values(**names, **ended, expires_at=utcnow()))
         connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))
+        connection.execute(sa.update(Worker).values(seen_at=utcnow(-60 * 86_400)))
+        connection.execute(sa.update(KeyedRequest).values(created_at=utcnow(-60 * 86_400)))
     process = duties(database, progress, redis_server, retention_days=2)
-    assert not process.clean_up(), "nothing is left to do"
+    while process.clean_up():
+        pass
     assert queries.list_jobs(database, ANONYMOUS, PageRequest(1))[0] == []
+    assert requests.find_outcome(database, request) is None
+    with database.engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(Batch)) == 0
+        assert list(connection.scalars(sa.select(Worker.id))) == ["newest"], "the newest one stays"

@@ -327,18 +327,17 @@ def test_a_worker_holds_a_stage_however_often_the_queue_is_paused_again_before_i
         with pytest.raises(Ignore):
             runner.run(job.id, 0)
 
+    def wait_until_held(times: int) -> None:
+        poll(lambda: held.done() or caplog.messages.count(line) == times, interval=0.01)
+
     with ThreadPoolExecutor(1) as pool, monkeypatch.context() as resumed:
         # The queue is paused again when the worker has read that it is resumed: a fake fault.
         resumed.setattr(pausing, "is_paused", lambda _: False)
         held = pool.submit(run)
-        for tries in range(1, MAX_CLAIMS + 1):
-
-            def waits(number: int = tries) -> bool:
-                return held.done() or caplog.messages.count(line) == number
-
-            poll(waits, interval=0.01)
-            runner.check_pause()
-        poll(lambda: held.done() or caplog.messages.count(line) > MAX_CLAIMS, interval=0.01)
+        for tries in range(1, MAX_CLAIMS + 2):
+            wait_until_held(tries)
+            if tries <= MAX_CLAIMS:
+                runner.check_pause()
         pausing.resume(database, "ops")
         while not held.done():  # it may not have begun to wait
             runner.check_pause()

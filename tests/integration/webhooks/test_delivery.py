@@ -21,6 +21,7 @@ import pytest
 from jobs.database import Database
 from jobs.models import ANONYMOUS, DeliveryStatus, Job, WebhookDelivery, WebhookEndpoint
 from jobs.use_cases import cancellation, clock, deliveries, webhooks
+from jobs.webhook_delivery import WebhookSending
 from jobs.webhooks import sending as module
 from jobs.webhooks.events import EVENT_TYPES
 from tests.certificates import make_server_file
@@ -224,6 +225,30 @@ def test_a_slow_receiver_holds_nobody_up(
         wait_for(database, slow_endpoint, all_are(DeliveryStatus.DELIVERED))
     assert len({webhook.id for webhook in received}) == len(jobs)
     slow.close()
+
+
+def test_a_receiver_that_works_again_gets_several_at_a_time(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint
+) -> None:
+    released = threading.Event()
+
+    def hold(handler: BaseHTTPRequestHandler) -> None:
+        assert released.wait(PATIENCE)
+        status(204)(handler)
+
+    receiver.reply = status(500)
+    end_job(database)
+    with sending(database):
+        wait_for(database, endpoint, has_failed(1))
+        receiver.reply = status(204)
+        make_due(database)
+        wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+        receiver.reply = hold
+        for _ in range(3):
+            end_job(database)
+        receiver.wait_for(2 + 3)
+        released.set()
+        wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
 
 
 def test_several_processes_send_an_event_once(
@@ -457,6 +482,28 @@ def test_a_process_killed_before_it_recorded_a_delivery_leaves_it_to_the_next(
     process.stop()
     assert first.id == second.id
     assert len(delivery.attempts) == 1, "of the first one nobody knows"
+
+
+def test_a_process_that_stops_records_what_it_has_sent(
+    database: Database,
+    receiver: Receiver,
+    endpoint: WebhookEndpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise it would be sent again."""
+    monkeypatch.setattr("jobs.webhook_delivery.STOP_TIMEOUT", PATIENCE)
+    duty = WebhookSending(database, LOOPBACK)
+
+    def reply_at_the_stop(handler: BaseHTTPRequestHandler) -> None:
+        assert duty.stopped.wait(PATIENCE)
+        status(204)(handler)
+
+    receiver.reply = reply_at_the_stop
+    end_job(database)
+    duty.start()
+    receiver.wait_for(1)
+    duty.stop()
+    assert all_are(DeliveryStatus.DELIVERED)(list_all(database, endpoint))
 
 
 def test_a_process_that_stops_gives_back_what_it_could_not_send(

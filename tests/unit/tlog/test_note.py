@@ -109,7 +109,8 @@ def test_a_key_of_another_kind_is_named_as_such() -> None:
     for key in (SKEY, witness):
         with pytest.raises(NoteError, match="a verifier key should be"):
             Verifier.parse(key)
-    for key in (VKEY, SKEY.removeprefix("PRIVATE+KEY+"), SKEY.replace("+AY", "+BY")):
+    wrong = [Signer("f o", SIGNER.private).to_text(), f"{SKEY}AAAA", f"{SKEY[:-4]}****"]
+    for key in (VKEY, SKEY.removeprefix("PRIVATE+KEY+"), SKEY.replace("+AY", "+BY"), *wrong):
         with pytest.raises(NoteError, match="a signing key should be"):
             Signer.parse(key)
 

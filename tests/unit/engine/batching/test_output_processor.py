@@ -58,6 +58,28 @@ def test_a_sequence_that_cannot_be_decoded_fails_alone(byte_fallback: Any) -> No
     assert decodable.generation.result(0).output_tokens == 1
 
 
+def test_texts_of_different_lengths_are_decoded_together(byte_fallback: Any) -> None:
+    """One ends at its stop string, before the others and its own last tokens."""
+    tokenizer = byte_fallback
+    texts = {"gravity pulls bonito kanduren": (), "pull": (), "bonito kanduren and more": ("ka",)}
+    updates = []
+    for text, stop in texts.items():
+        sequence = _sequence(tokenizer, stop)
+        sequence.output_token_ids = tokenizer.encode(text, add_special_tokens=False)
+        updates.append(SequenceUpdate(sequence, 0, sequence.output_token_ids, FinishReason.LENGTH))
+    output = OutputProcessor(tokenizer)
+    output.put(updates)
+    output.close()
+    first, short, stopped = (update.sequence.generation.result(0) for update in updates)
+    for update, completion in zip(updates, (first, short), strict=False):
+        assert completion.text == tokenizer.decode(update.new_token_ids, skip_special_tokens=True)
+    assert len(first.deltas) > len(short.deltas)
+    assert stopped.text.strip() == "bonito"
+    assert stopped.finish_reason is FinishReason.STOP_STRING
+    for update, completion in zip(updates, (first, short, stopped), strict=True):
+        assert update.sequence.generation.deltas_from(0) == completion.deltas
+
+
 def test_a_text_that_is_cut_and_generated_again_streams_the_same_deltas(
     byte_fallback: Any, byte_level: Any
 ) -> None:
