@@ -16,7 +16,7 @@ KILLS = ("SIGKILL", "SIGKILL", "SIGUSR2", "SIGALRM", "SIGQUIT")
 #: Signals after which a process goes on.
 HARMLESS = ("SIGUSR1", "SIGWINCH", "SIGCHLD", "SIGPIPE", "SIGCONT")
 #: Seconds between two strikes.
-MIN_PAUSE, MAX_PAUSE = 0.1, 1.0
+MIN_PAUSE, MAX_PAUSE = 0.2, 1.6
 #: Seconds for which a process is stopped by SIGSTOP: for less than a lease, or for more. The latter only happens in storms
 #: that are longer than `LONG`.
 SHORT_STOP, LONG_STOP, LONG = (0.1, 3.0), (16.0, 22.0), 60.0
