@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-#: The processes that signals strike.
 WORKERS = ("worker 0", "worker 1")
+#: The processes that signals strike.
 PROCESSES = ("web", *WORKERS, "maintain")
 #: Signals that ask a process to stop.
 STOPS = ("SIGTERM", "SIGINT", "SIGHUP")
 #: Signals that end a process at once, but for SIGQUIT to a worker.
 KILLS = ("SIGKILL", "SIGKILL", "SIGUSR2", "SIGALRM", "SIGQUIT")
-#: Signals after which a process goes on.
+#: Signals after which a process goes on. SIGUSR1 ends one that is not ready yet.
 HARMLESS = ("SIGUSR1", "SIGWINCH", "SIGCHLD", "SIGPIPE", "SIGCONT")
 #: Seconds between two strikes.
 MIN_PAUSE, MAX_PAUSE = 0.2, 1.6
