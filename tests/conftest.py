@@ -61,7 +61,7 @@ WORKER = "worker-1"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--storm", type=float, default=12.0, metavar="SECONDS", help="how long the storm rages"
+        "--storm", type=float, default=15.0, metavar="SECONDS", help="how long the storm rages"
     )
     parser.addoption("--storm-seed", type=int, default=1, help="what happens in it")
 

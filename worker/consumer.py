@@ -32,12 +32,12 @@ STOP_TIMEOUT = 17.0
 class _Worker(Worker):
     """Celery's worker without its handlers of signals.
 
-    They do not cancel generations, acknowledge unfinished tasks on SIGQUIT, start the worker again on SIGHUP, and print
-    the local variables of all threads on SIGUSR1: questions, and the settings' secrets.
+    They wait for generations to end, acknowledge unfinished tasks on SIGQUIT, start the worker again on SIGHUP, and
+    print the local variables of all threads on SIGUSR1: questions, and the settings' secrets.
     """
 
     def install_platform_tweaks(self, worker: WorkController) -> None:
-        """Do not install them."""
+        """Install none."""
 
 
 def consume(

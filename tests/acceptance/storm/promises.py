@@ -106,7 +106,8 @@ class Promises:
                 found = self.histories[asked.id]
                 if not found["retries"]:
                     assert asked.ends <= {found["status"]}, asked
-                if asked.events is not None and not asked.is_erased:
+                # The text of a lost attempt is nowhere, if no other attempt follows.
+                if asked.events and not asked.is_erased and found["status"] != "failed":
                     reply = self._get(http, f"{RESPONSES}/{asked.id}?stream=true")
                     lines = reply.text.splitlines()
                     events = [json.loads(x[6:]) for x in lines if x.startswith("data: {")]
@@ -230,7 +231,10 @@ def check_that_it_ended_once(found: dict[str, Any]) -> None:
     if found["status"] == "cancelled":
         allowed.add("cancelled")
     elif found["status"] == "failed":
-        assert Counter(outcomes)[len(positions), "lost"] >= MOST_LOST, found
+        # Clients retry what the engine fails at, unless they have erased it before.
+        is_broken = found["erased_at"] and (len(positions), "failed") in outcomes
+        assert is_broken or Counter(outcomes)[len(positions), "lost"] >= MOST_LOST, found
+        allowed.add("failed")
     else:
         assert len(positions) == 1 + 2 * found["rounds"], outcomes
     failures = [outcome for outcome in outcomes if outcome[1] not in allowed]

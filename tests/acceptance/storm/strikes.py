@@ -6,17 +6,17 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-#: The processes that signals strike.
 WORKERS = ("worker 0", "worker 1")
+#: The processes that signals strike.
 PROCESSES = ("web", *WORKERS, "maintain")
 #: Signals that ask a process to stop.
 STOPS = ("SIGTERM", "SIGINT", "SIGHUP")
 #: Signals that end a process at once, but for SIGQUIT to a worker.
 KILLS = ("SIGKILL", "SIGKILL", "SIGUSR2", "SIGALRM", "SIGQUIT")
-#: Signals after which a process goes on.
+#: Signals after which a process goes on. SIGUSR1 ends one that is not ready yet.
 HARMLESS = ("SIGUSR1", "SIGWINCH", "SIGCHLD", "SIGPIPE", "SIGCONT")
 #: Seconds between two strikes.
-MIN_PAUSE, MAX_PAUSE = 0.1, 1.0
+MIN_PAUSE, MAX_PAUSE = 0.2, 1.6
 #: Seconds for which a process is stopped by SIGSTOP: for less than a lease, or for more. The latter only happens in storms
 #: that are longer than `LONG`.
 SHORT_STOP, LONG_STOP, LONG = (0.1, 3.0), (16.0, 22.0), 60.0
