@@ -143,6 +143,29 @@ def test_it_is_said_once_that_the_log_cannot_be_signed(
     assert said.endswith("the log is signed with a HELIXQ_LOG_KEY: give it to this process too")
 
 
+def end_a_batch(database: Database) -> None:
+    """Add a batch that ended three days ago."""
+    names: dict[str, Any] = {"id": "batch_1", "owner": "ann", "endpoint": "/v1/responses"}
+    names |= {"chat_context": "turns", "metadata_": {}, "input_file_id": "file-1"}
+    ended: dict[str, Any] = {"status": BatchStatus.FAILED, "ended_at": utcnow(-3 * 86_400)}
+    with database.engine.begin() as connection:
+        connection.execute(sa.insert(Batch).values(**names, **ended, expires_at=utcnow()))
+
+
+def test_histories_are_kept_forever_unless_a_time_is_set(
+    database: Database, progress: Progress, redis_server: RedisServer
+) -> None:
+    job = cancellation.cancel(database, ANONYMOUS, submit(database).id)
+    end_a_batch(database)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))
+    assert not duties(database, progress, redis_server, retention_days=0).clean_up()
+    [kept] = queries.list_jobs(database, ANONYMOUS, PageRequest(10))[0]
+    assert kept.id == job.id
+    with database.engine.connect() as connection:
+        assert list(connection.scalars(sa.select(Batch.id))) == ["batch_1"]
+
+
 def test_what_is_old_is_cleaned_up(
     database: Database, progress: Progress, redis_server: RedisServer
 ) -> None:
@@ -151,11 +174,8 @@ def test_what_is_old_is_cleaned_up(
     workers.register(database, "newest", "localhost", 2, RUNTIME)
     request = Keyed("ann", "k", "1" * 64)
     requests.note_outcome(database, request, status_code=204)
+    end_a_batch(database)
     with database.engine.begin() as connection:
-        ended: dict[str, Any] = {"status": BatchStatus.FAILED, "ended_at": utcnow(-3 * 86_400)}
-        names: dict[str, Any] = {"id": "batch_1", "owner": "ann", "endpoint": "/v1/responses"}
-        names |= {"chat_context": "turns", "metadata_": {}, "input_file_id": "file-1"}
-        connection.execute(sa.insert(Batch).values(**names, **ended, expires_at=utcnow()))
         connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))
         connection.execute(sa.update(Worker).values(seen_at=utcnow(-60 * 86_400)))
         connection.execute(sa.update(KeyedRequest).values(created_at=utcnow(-60 * 86_400)))

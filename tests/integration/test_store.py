@@ -43,6 +43,7 @@ def test_a_job_goes_through_its_three_stages(database: Database) -> None:
         "SYSTEM: Be brief. \nUSER: Why? \nRESPONSE: an answer \nCRITIQUE: a critique \nREGENERATOR:"
     )
     assert claimed.prompt == stored.finished[2].prompt
+    assert stored.attempts[claimed.number].id == claimed.attempt_id
     assert stored.metadata_ == {"team": "blue"}
     for attempt in stored.attempts:
         assert attempt.status is AttemptStatus.FINISHED

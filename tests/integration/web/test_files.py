@@ -13,6 +13,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import StoredFileNotFoundError
 from jobs.models import File, FileChunk, FilePurpose, FileState
+from jobs.statements import files as statements
 from jobs.statements.files import UPLOAD_LOST_AFTER
 from jobs.use_cases import files
 from tests.integration.web.client import Client, services_of
@@ -227,6 +228,21 @@ def test_an_upload_that_was_lost_is_never_visible_and_swept(
     assert stored(database) == (0, 0)
     with pytest.raises(StoredFileNotFoundError):
         files.append(database, file_id, TEXT)
+
+
+def test_a_key_can_be_used_again_when_its_file_is_gone(web: Client, database: Database) -> None:
+    """Deleted or expired, also while a batch still reads its content."""
+    headers = {"Idempotency-Key": "k"}
+    first = upload(web, headers=headers).json["id"]
+    assert upload(web, headers=headers).json["id"] == first
+    web.delete(f"/v1/files/{first}")
+    second = upload(web, headers=headers).json["id"]
+    with database.write() as connection:
+        connection.execute(sa.update(File).values(expires_at=utcnow(-1)))
+        statements.hide_old(connection, None)
+    third = upload(web, headers=headers).json["id"]
+    assert len({first, second, third}) == 3
+    assert web.get(f"/v1/files/{third}/content").data == TEXT
 
 
 def test_deleted_content_goes_a_little_at_a_time(

@@ -247,6 +247,7 @@ def test_a_receiver_that_works_again_gets_several_at_a_time(
         for _ in range(3):
             end_job(database)
         receiver.wait_for(2 + 3)
+        assert len(list_all(database, endpoint, DeliveryStatus.SENDING)) == 3
         released.set()
         wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
 
