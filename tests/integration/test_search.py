@@ -21,7 +21,7 @@ from jobs.models import ANONYMOUS, ApiKey, Job, Scope, SearchDocument, Status
 from jobs.search.filters import Filters
 from jobs.search.query import has, parse
 from jobs.search.words import words
-from jobs.statements import documents, found_documents, search
+from jobs.statements import documents, found_documents, search, search_periods
 from jobs.use_cases import (
     cancellation,
     deletion,
@@ -148,6 +148,8 @@ def test_every_query_finds_all_its_jobs_in_order_whatever_the_pages(
         for name, number in (("FOUND", 8), ("CANDIDATES", 9), ("COMPARED", 4)):
             monkeypatch.setattr(search, f"_MAX_{name}", number)
         monkeypatch.setattr(search._Search, "_estimate", lambda *_: 50.0)
+        for module in (search, search_periods):
+            monkeypatch.setattr(module, "PROBE", 8)
     for number, text in enumerate(QUERIES):
         query = parse(text)
         expected = [i for i, words_ in history.items() if has(query, words_.__contains__)]
