@@ -22,7 +22,7 @@ PROBE = 64
 _MOST = 1 / 4
 #: A longer period is chosen only if it is likely to have at most this share of the maximum number of matches, and this
 #: many times the number that are needed, or some at least.
-_FULL, _SPARE, _SOME = 0.7, 6, 64
+_FULL, _SPARE, _SOME = 0.7, 6, 500
 
 
 def length(level: int) -> int:
@@ -154,7 +154,8 @@ class SearchPeriods:
             self._go_on_at(self.first if self.newest_first else self.end)
         else:
             self._go_on_at(ids[within] + 1 if self.newest_first else ids[within])
-        self._lengthen(0, most)
+        if within:
+            self._lengthen(0, most)
 
     def _go_on_at(self, place: int) -> None:
         if self.newest_first:

@@ -111,24 +111,28 @@ def search_by_rank(database: Database, request: SearchRequest) -> FoundPage:
         if cursor.group >= max(1, len(groups)):
             raise CursorError(request.after)
     ids: list[int] = []
-    effort = request.effort
+    effort, empty = request.effort, 0
     with database.read() as connection:
         matching = _Groups(connection, search_request.wanted(connection, request), groups, bounds)
-        if request.after is None:
-            cursor = replace(cursor, group=matching.first_from(0))
         while True:
             some = replace(request, limit=request.limit - len(ids), effort=effort)
             ranked = _rank_some(connection, some, matching.wanted(cursor.group), cursor)
             ids += ranked.ids
             effort = ranked.effort
             full = len(ids) == request.limit or effort <= 0
-            following = cursor.group + 1
             if ranked.next is not None:
                 cursor = ranked.next
-            elif following < len(groups) and not (full and matching.are_empty(following)):
-                cursor = _RankCursor(matching.first_from(following), bounds.first, bounds.end)
             else:
-                return FoundPage(ids, None)
+                empty = 0 if ranked.ids else empty + 1
+                group: int | None = cursor.group + 1
+                if full:
+                    # Documents are compared, so that an empty page is rarely the last one.
+                    group = matching.first_from(cursor.group + 1, effort=search.MAX_EFFORT)
+                elif empty > 1 or cursor.group + 1 >= len(groups):
+                    group = matching.first_from(cursor.group + 1, effort=0)
+                if group is None:
+                    return FoundPage(ids, None)
+                cursor = _RankCursor(group, bounds.first, bounds.end)
             if full:
                 return FoundPage(ids, str(cursor))
 
@@ -146,27 +150,42 @@ class _Groups:
         """Return the query for the matches of a group."""
         return self.all.narrowed(self.terms[group : group + 1])
 
-    def first_from(self, group: int) -> int:
-        """Return the first group from one on that may have a match; the last one if none has.
+    def first_from(self, group: int, *, effort: int) -> int | None:
+        """Return the first group from one on that may have a match; None if there is none.
 
-        A query for many groups costs about the same as for one.
+        A query for several groups costs about the same as for one. So it is for more and more groups until one may have
+        a match, and then for half of them, and half of these.
+
+        Args:
+            group: the number of the first one to look at.
+            effort: the maximum number of documents to compare in each query.
         """
-        end = len(self.terms)
+        end, count = group, 1
+        while self._are_empty(group, end, effort):
+            if end >= len(self.terms):
+                return None
+            group, count = end, 2 * count
+            end = min(group + count, len(self.terms))
         while end - group > 1:
             middle = (group + end) // 2
-            if self.are_empty(group, middle, effort=0):
+            if self._are_empty(group, middle, effort):
                 group = middle
             else:
                 end = middle
         return group
 
-    def are_empty(
-        self, first: int, end: int | None = None, *, effort: int = search.MAX_EFFORT
-    ) -> bool:
+    def _are_empty(self, first: int, end: int, effort: int) -> bool:
         """Return whether no document of some groups matches. It may be unknown, and is then False."""
+        if first == end:
+            return True
         wanted, within = self.all.narrowed(self.terms[first:end]), self.within
         found = search.find(
-            self.connection, wanted, first=within.first, end=within.end, limit=1, effort=effort
+            self.connection,
+            wanted,
+            first=within.first,
+            end=within.end,
+            limit=1,
+            effort=effort,
         )
         return not found.ids and found.stopped_at is None
 
