@@ -158,6 +158,8 @@ def _pause(signals: StopSignals, seconds: float) -> None:
 def _aside(call: Callable[[], T], signals: StopSignals) -> T:
     """Call a server on a thread of its own, and return the result: a signal need not wait for a server that hangs.
 
+    The thread is a daemon: Python waits for those of an executor at its end.
+
     Raises:
         _StopWhileCallingError: a signal was received. The call goes on until this process ends.
         Exception: what the call raised.

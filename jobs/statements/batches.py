@@ -100,7 +100,7 @@ class Submitted(NamedTuple):
 
 
 def check_id(batch_id: str) -> None:
-    """Check that a text can be a batch\'s id.
+    """Check that a text can be a batch's id.
 
     Raises:
         BatchNotFoundError: it cannot.

@@ -50,7 +50,7 @@ _READ = (
 
 
 def check_id(file_id: str) -> None:
-    """Check that a text can be a file\'s id.
+    """Check that a text can be a file's id.
 
     Raises:
         StoredFileNotFoundError: it cannot.

@@ -123,7 +123,7 @@ def add_all(connection: sa.Connection, jobs: Sequence[Job]) -> None:
 
 
 def check_id(job_id: str) -> None:
-    """Check that a text can be a job\'s id.
+    """Check that a text can be a job's id.
 
     Raises:
         JobNotFoundError: it cannot.
