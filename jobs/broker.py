@@ -1,4 +1,4 @@
-"""How Celery connects to Redis, also through Sentinel, how often it tries while that is away, and what it takes there."""
+"""Celery's connection to Redis: through Sentinel too, with retries while Redis is away, and only for messages that are ours."""
 
 from __future__ import annotations
 

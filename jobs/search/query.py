@@ -1,4 +1,4 @@
-"""What somebody searches for: the text of a query, as a tree, and as the two databases understand it.
+"""Search queries: parsed into a tree, and written in the syntax of each database.
 
 The index has terms without positions. So it answers a phrase with all jobs that have its words, whose texts are then
 searched for the words in a row; it answers everything else exactly.
