@@ -72,7 +72,7 @@ def export(
     endpoint: str | None,
     **options: Any,
 ) -> None:
-    """Export jobs to a file, the oldest first. Most filters find jobs that have ended."""
+    """Export jobs to a file, the oldest first. Most filters find only jobs that have ended."""
     parameters = filter_parameters(**options)
     if format_ == OTLP:
         if parameters["shape"] != Shape.HISTORY or compression or (output and endpoint):
