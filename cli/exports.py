@@ -114,7 +114,7 @@ def _named(output: Path | None, format_: str | None) -> FileKind:
     is_file = output.is_file() or not output.exists()
     if format_ is None and is_file and re.fullmatch(r"\.[A-Za-z]\w*", output.suffix):
         raise click.UsageError(
-            f"{output.name} has the ending of no format. Give --format, or a name that ends in .jsonl, .csv"
+            f"The ending of {output.name} names no format. Give --format, or a name that ends in .jsonl, .csv"
             " (both also with .gz or .zst) or .parquet. Spreadsheets open .csv."
         )
     return FileKind(Format.JSONL)
