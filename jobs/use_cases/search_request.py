@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from jobs import adapter_names
 from jobs.enums import Order
-from jobs.search.filters import Filters, Wanted
+from jobs.search.filters import Filters, IndexQuery
 from jobs.statements import documents, rollups
 from jobs.statements.documents import LAST_ID
 
@@ -76,8 +76,8 @@ class Range:
         return self.first <= place < self.end
 
 
-def wanted(connection: sa.Connection, request: SearchRequest) -> Wanted:
+def index_query(connection: sa.Connection, request: SearchRequest) -> IndexQuery:
     """Return the filters of a request as a query of the search index."""
     adapter = request.filters.adapter
     named = () if adapter is None else adapter_names.names(rollups.models(connection), adapter)
-    return request.filters.wanted(request.owner, sorted(named))
+    return request.filters.index_query(request.owner, sorted(named))

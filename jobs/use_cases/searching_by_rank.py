@@ -17,7 +17,7 @@ from jobs.database import Database
 from jobs.enums import Order
 from jobs.errors import CursorError
 from jobs.search import facets
-from jobs.search.filters import Wanted
+from jobs.search.filters import IndexQuery
 from jobs.search.query import Term
 from jobs.search.ranking import score
 from jobs.statements import search
@@ -113,10 +113,12 @@ def search_by_rank(database: Database, request: SearchRequest) -> FoundPage:
     ids: list[int] = []
     effort, num_empty = request.effort, 0
     with database.read() as connection:
-        matching = _Groups(connection, search_request.wanted(connection, request), groups, bounds)
+        matching = _Groups(
+            connection, search_request.index_query(connection, request), groups, bounds
+        )
         while True:
             some = replace(request, limit=request.limit - len(ids), effort=effort)
-            ranked = _rank_some(connection, some, matching.wanted(cursor.group), cursor)
+            ranked = _rank_some(connection, some, matching.query(cursor.group), cursor)
             ids += ranked.ids
             effort = ranked.effort
             is_full = len(ids) == request.limit or effort <= 0
@@ -137,11 +139,11 @@ class _Groups:
     """The groups of the matches of a range, of which most may be empty."""
 
     connection: sa.Connection
-    all: Wanted
+    all: IndexQuery
     terms: Sequence[Term]
     within: Range
 
-    def wanted(self, group: int) -> Wanted:
+    def query(self, group: int) -> IndexQuery:
         """Return the query for the matches of a group."""
         return self.all.narrowed(self.terms[group : group + 1])
 
@@ -190,10 +192,10 @@ class _Groups:
         """Return whether no document of some groups matches. It may be unknown, and is then False."""
         if first == end:
             return True
-        wanted, within = self.all.narrowed(self.terms[first:end]), self.within
+        query, within = self.all.narrowed(self.terms[first:end]), self.within
         found = search.find(
             self.connection,
-            wanted,
+            query,
             first=within.first,
             end=within.end,
             limit=1,
@@ -203,7 +205,7 @@ class _Groups:
 
 
 def _rank_some(
-    connection: sa.Connection, request: SearchRequest, wanted: Wanted, cursor: _RankCursor
+    connection: sa.Connection, request: SearchRequest, query: IndexQuery, cursor: _RankCursor
 ) -> _Ranked:
     """Rank matches of a group: the newest `RANKED` come before all others, then come the next ones."""
     bounds = Range.of(request)
@@ -212,7 +214,7 @@ def _rank_some(
     if cursor.last is not None:
         # Rank the same jobs again, and also those that ended since.
         ranked, effort = 2 * RANKED, LAST_ID
-    found = search.find(connection, wanted, first=first, end=end, limit=ranked, effort=effort)
+    found = search.find(connection, query, first=first, end=end, limit=ranked, effort=effort)
     keys = sorted((-rank, -i) for i, rank in _ranks(connection, request, found.ids).items())
     low = first
     if cursor.last is not None:
