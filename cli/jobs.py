@@ -166,7 +166,9 @@ def _standing(job: dict[str, Any]) -> str:
 @click.option(
     "--since", metavar="TIME", help="Instead of IDs: completed jobs created from then on."
 )
-@click.option("--until", metavar="TIME", help="With --since: created before then.")
+@click.option(
+    "--until", metavar="TIME", help="Instead of IDs, or with --since: created before then."
+)
 @click.option(
     "--sample", type=click.IntRange(min=1), help="Only this many of them, chosen at random."
 )
