@@ -56,7 +56,7 @@ COMPUTING = [
     "integration/test_batching",
     "integration/test_log_tampering",
     "integration/test_log",
-    "integration/test_batches",
+    "integration/batch_api/test_runner",
     "integration/test_evaluation",
     "integration/test_demo",
     "integration/test_history",

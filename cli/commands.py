@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 #: The groups of commands, and their help.
 GROUPS = {
-    "bench": "Run benchmarks, each against a baseline; without COMMAND that of the engine.",
+    "bench": "Run a benchmark against a baseline: that of the engine, without COMMAND.",
     "jobs": "List, show, watch, cancel, retry, replay, review, erase, delete, export, import and verify jobs.",
     "keys": "Make, list and revoke API keys.",
     "lora": "Extract, merge, inspect and convert adapters.",

@@ -72,7 +72,7 @@ def export(
     endpoint: str | None,
     **options: Any,
 ) -> None:
-    """Export jobs to a file, the oldest first. Most filters find jobs that have ended."""
+    """Export jobs to a file, the oldest first. Most filters find only jobs that have ended."""
     parameters = filter_parameters(**options)
     if format_ == OTLP:
         if parameters["shape"] != Shape.HISTORY or compression or (output and endpoint):
@@ -114,7 +114,7 @@ def _named(output: Path | None, format_: str | None) -> FileKind:
     is_file = output.is_file() or not output.exists()
     if format_ is None and is_file and re.fullmatch(r"\.[A-Za-z]\w*", output.suffix):
         raise click.UsageError(
-            f"{output.name} has the ending of no format. Give --format, or a name that ends in .jsonl, .csv"
+            f"The ending of {output.name} names no format. Give --format, or a name that ends in .jsonl, .csv"
             " (both also with .gz or .zst) or .parquet. Spreadsheets open .csv."
         )
     return FileKind(Format.JSONL)

@@ -153,5 +153,5 @@ def json_fields(known: str | Sequence[str], *further: str) -> Callable[[F], F]:
         "fields",
         type=_FieldsType(known, further),
         metavar="[FIELDS]",
-        help="Print JSON, or only these fields of it, separated by commas. An unknown one lists them all.",
+        help="Print JSON, with all fields or only these, separated by commas. An unknown field lists them all.",
     )

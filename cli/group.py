@@ -6,6 +6,7 @@ The names of commands and their help come from `cli.commands`.
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import cleandoc
 from typing import Any
 
 import click
@@ -85,7 +86,8 @@ def _help(path: str, own: str) -> str:
     group, _, _ = path.partition(" ")
     if not ON_DATABASE & {group, path} or ON_DATABASE_HELP in own:
         return own
-    return f"{own}\n\n{ON_DATABASE_HELP}"
+    # Before Python 3.13, a docstring has the indentation of its source.
+    return f"{cleandoc(own)}\n\n{ON_DATABASE_HELP}"
 
 
 def _load(path: str) -> click.Command:

@@ -43,8 +43,8 @@ ENDS = {"length": "truncated at its token limit", "stop_string": "ended at a sto
 @click.option(
     "--order",
     type=click.Choice([order.value for order in Order]),
-    help="By relevance, the default with -q; by age: desc or asc; or of jobs that have ended, the most changed or those "
-    "of the longest duration first.",
+    help="desc, the newest first (the default without -q), or asc; relevance (the default with -q); changed or duration: "
+    "of jobs that have ended, the most changed or the longest first.",
 )
 @click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many jobs."
@@ -58,7 +58,7 @@ def list_(
     fields: Fields | None,
     **filters: Any,
 ) -> None:
-    """List jobs, newest first, or those that match a query. Most filters find jobs that have ended."""
+    """List jobs, newest first, or those that match a query. Most filters find only jobs that have ended."""
     parameters = filter_parameters(**filters)
     columns = shutil.get_terminal_size((120, 24)).columns
     jobs = client.list_jobs(parameters, limit)
@@ -129,7 +129,7 @@ def show(client: Client, /, job_id: str, fields: Fields | None) -> None:
 @click.command(cls=Command)
 @click.argument("job_id", metavar="ID")
 @json_fields("ResponseObject", "answer", "page")
-@click.option("--final", is_flag=True, help="Print the final answer alone, once it is there.")
+@click.option("--final", is_flag=True, help="Print only the final answer.")
 @server
 def watch(client: Client, /, job_id: str, fields: Fields | None, final: bool) -> None:
     """Follow a job to its end, and print its texts as they are written. Ctrl-C does not end the job."""
@@ -166,7 +166,9 @@ def _standing(job: dict[str, Any]) -> str:
 @click.option(
     "--since", metavar="TIME", help="Instead of IDs: completed jobs created from then on."
 )
-@click.option("--until", metavar="TIME", help="And created before.")
+@click.option(
+    "--until", metavar="TIME", help="Instead of IDs, or with --since: created before then."
+)
 @click.option(
     "--sample", type=click.IntRange(min=1), help="Only this many of them, chosen at random."
 )

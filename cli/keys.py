@@ -49,7 +49,7 @@ KEY_FIELDS = (
     help="What the key allows; may be repeated. ask (the default): submit questions, read and cancel "
     "the owner's jobs. audit: read the histories of all owners. admin: everything.",
 )
-@click.option("--owner", help="Owns the jobs; several keys can share one (default: NAME).")
+@click.option("--owner", help="The owner of the jobs; several keys can share one (default: NAME).")
 @click.option(
     "--days", type=click.IntRange(1, MAX_DAYS), help="Days until the key expires (default: never)."
 )
@@ -136,7 +136,7 @@ def list_(settings: Settings, /, fields: Fields | None) -> None:
 @json_fields(KEY_FIELDS)
 @click.pass_obj
 def revoke(settings: Settings, /, key_id: str, fields: Fields | None) -> None:
-    """Revoke a key for good. A web that runs notices within seconds; the key's jobs continue."""
+    """Revoke a key for good. Running webs notice within seconds; the key's jobs continue."""
     from cli.database import open_database
     from jobs.use_cases import keys as use_cases
 

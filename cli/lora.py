@@ -72,7 +72,9 @@ def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
 @click.option(
     "--base-name", metavar="NAME", help="The base's name in the adapter (default: --base)."
 )
-@click.option("--dtype", type=click.Choice(DTYPES), help="Of the adapter (default: as --tuned).")
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), help="The adapter's dtype (default: that of --tuned)."
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -143,7 +145,9 @@ def extract(
 @click.option("--base", required=True, metavar="MODEL", help="A folder, or a hub id.")
 @click.option("--adapter", required=True, metavar="ADAPTER", help="A folder, or a hub id.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The model's folder.")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Of the model (default: as --base).")
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), help="The model's dtype (default: that of --base)."
+)
 @click.option("--force", is_flag=True, help="Replace the model or adapter in --out.")
 @json_fields(("out", "layers", "replaced", "tensors", "bytes", "seconds", "warnings"))
 def merge(

@@ -59,7 +59,7 @@ def erase(
     "pairs",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Instead of IDs, or of an owner's: those with this metadata; may be repeated.",
+    help="Instead of IDs: jobs with this metadata, of all owners or of --owner; may be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -75,7 +75,7 @@ def delete(
     yes: bool,
     fields: Fields | None,
 ) -> None:
-    """Delete jobs with their histories, whether they have ended or not. The log says that they were."""
+    """Delete jobs with their histories, whether they have ended or not. The log records each deletion."""
     matching = owner is not None or bool(pairs)
     if bool(job_ids) == matching or (job_ids and dry_run):
         raise click.UsageError(

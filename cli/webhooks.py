@@ -6,8 +6,8 @@ completion do without.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -23,21 +23,26 @@ if TYPE_CHECKING:
     from jobs.models import WebhookDelivery, WebhookEndpoint
     from jobs.settings import Settings
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _of_endpoint = json_fields("WebhookEndpoint", "owner")
 _of_secret = json_fields("NewWebhookSecret", "owner")
 _of_delivery = json_fields("WebhookDelivery")
-_events = click.option(
-    "--events",
-    metavar="TYPE,…",
-    help=f"Types of events, separated by commas (default: all): {', '.join(EVENT_TYPES)}.",
-)
+
+
+def _events(which: str) -> Callable[[F], F]:
+    """Return the option for the types of events."""
+    help_ = f"{which}, separated by commas: {', '.join(EVENT_TYPES)}."
+    return click.option("--events", metavar="TYPE,…", help=help_)
 
 
 @click.command(cls=Command)
 @click.argument("url")
-@_events
-@click.option("--owner", default=ANONYMOUS, show_default=True, help="Whose jobs it is told about.")
-@click.option("--name", help="Says what it is for (default: the URL).")
+@_events("Only these types of events (default: all)")
+@click.option(
+    "--owner", default=ANONYMOUS, show_default=True, help="The owner of the jobs and batches."
+)
+@click.option("--name", help="What the endpoint is for (default: the URL).")
 @_of_secret
 @click.pass_obj
 def create(
@@ -104,7 +109,7 @@ def show(settings: Settings, /, endpoint_id: str, fields: Fields | None) -> None
 @click.argument("endpoint_id", metavar="ID")
 @click.option("--url", help="A new URL.")
 @click.option("--name", help="A new name.")
-@_events
+@_events("New types of events")
 @_of_endpoint
 @click.pass_obj
 def update(
@@ -203,10 +208,16 @@ def ping(settings: Settings, /, endpoint_id: str, event_type: str, fields: Field
 @click.command(cls=Command)
 @click.argument("endpoint_id", metavar="ID")
 @click.option(
-    "--status", type=click.Choice([status.value for status in DeliveryStatus]), help="Only these."
+    "--status",
+    type=click.Choice([status.value for status in DeliveryStatus]),
+    help="Only deliveries with this status.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many."
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="How many deliveries.",
 )
 @_of_delivery
 @click.pass_obj

@@ -1,4 +1,4 @@
-"""Which adapter a reader means: by its name, by the end of the path that its name is, or by its digest."""
+"""Finds the adapters that a filter names: by name, by the last parts of a name that is a path, or by digest."""
 
 from __future__ import annotations
 

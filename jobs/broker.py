@@ -1,4 +1,4 @@
-"""How Celery connects to Redis, also through Sentinel, how often it tries while that is away, and what it takes there."""
+"""Celery's connection to Redis: through Sentinel too, with retries while Redis is away, and only for messages that are ours."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _ours(transport: Any) -> Any:
 
 
 class Client(kombu_redis.PrefixedStrictRedis):
-    """Kombu's client, to which a message that is none of ours is as if there were none."""
+    """Kombu's client. It drops messages that are not ours before Kombu sees them."""
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
         reply = super().parse_response(connection, command_name, **options)
@@ -95,9 +95,9 @@ class Client(kombu_redis.PrefixedStrictRedis):
 
 
 class Channel(kombu_redis.Channel):
-    """Kombu's channel with this client. What is no list is not in the way of messages.
+    """Kombu's channel with this client. It deletes values of other types in the place of a queue's lists.
 
-    Kombu would fail at it, connect again and fail again, and take no message of any queue.
+    Kombu would fail at such a value, connect again and fail again, and take no message of any queue.
     """
 
     def _get_client(self) -> Any:
@@ -128,7 +128,7 @@ class Channel(kombu_redis.Channel):
         return int(super()._size(queue))
 
     def _delete_others(self, queues: Iterable[str]) -> None:
-        """Delete what is in the place of queues and no list."""
+        """Delete values that are not lists in the place of queues."""
         key_of: Any = self._q_for_pri  # type: ignore[attr-defined]  # (the same)
         with self.conn_or_acquire() as client:
             for key in [key_of(queue, step) for queue in queues for step in self.priority_steps]:

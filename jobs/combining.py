@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class Combiner(Generic[Item, Result]):
-    """Work of one kind. Threads share it."""
+    """Collects items of work from several threads; one of them works on all that have come. Thread-safe."""
 
     def __init__(self, work: Callable[[list[Item]], Sequence[Result | Exception]]) -> None:
         """

@@ -1,4 +1,4 @@
-"""Clients of other HTTP servers. It takes a while to import, so that those who seldom need it import it late."""
+"""Clients of other HTTP servers. This module imports slowly: import it where it is used, if that is seldom."""
 
 from __future__ import annotations
 

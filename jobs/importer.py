@@ -34,7 +34,7 @@ __all__ = ["ImportRefusedError", "Line", "Report", "import_file", "read_historie
 
 @dataclass(frozen=True)
 class Line:
-    """A history of a file."""
+    """A history in a file."""
 
     number: int
     #: In bytes.

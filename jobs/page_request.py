@@ -1,4 +1,4 @@
-"""Which page of a list by age is asked for, from the query parameters of the API down to the statements."""
+"""A request for one page of a list in order of age. The API makes it, and the statements read it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class PageRequest(NamedTuple):
-    """A page of a list by age."""
+    """Which page of a list to read."""
 
     #: The maximum number of entries.
     limit: int

@@ -1,4 +1,4 @@
-"""How a process starts another one of this program, and how one ends whose threads are busy."""
+"""Starting `helixq` as a child process, and ending a process whose threads are still busy."""
 
 from __future__ import annotations
 

@@ -142,5 +142,5 @@ def _check_files(redis_url: str) -> None:
     for option, path in tls_files(redis_url).items():
         if not os.access(path, os.R_OK):
             raise RedisFileError(
-                f"{path} cannot be read, which HELIXQ_REDIS_URL names as {option}: correct the path or its permissions"
+                f"{path}, which HELIXQ_REDIS_URL names as {option}, cannot be read: correct the path or its permissions"
             )

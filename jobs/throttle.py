@@ -1,4 +1,4 @@
-"""A warning that many threads have reason to give, and that the log should have now and then."""
+"""Limits how often something happens, such as a warning that many threads would log at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Throttle:
-    """Lets something pass at most once in an interval, whichever thread asks. Thread-safe."""
+    """Lets one call pass in each interval, whichever thread makes it. Thread-safe."""
 
     def __init__(self, interval: float) -> None:
         """

@@ -169,6 +169,16 @@ def free_port() -> int:
                 return port
 
 
+def settings_for(database_url: str, redis_url: str, data_dir: Path) -> dict[str, str]:
+    """Return the settings of processes on one database and one Redis. Their web gets a free port."""
+    return {
+        "HELIXQ_DATABASE_URL": database_url,
+        "HELIXQ_REDIS_URL": redis_url,
+        "HELIXQ_DATA_DIR": str(data_dir),
+        "HELIXQ_PORT": str(free_port()),
+    }
+
+
 #: The command that starts the program.
 PROGRAM = (sys.executable, "-m", "cli")
 

@@ -36,7 +36,7 @@ FILTERS = (
     "until",
     "worker",
 )
-#: The query parameters of `wanted`, which also say which page.
+#: The query parameters of `list_request`, which also say which page.
 PARAMETERS = tuple(sorted((*FILTERS, "after", "limit", "order")))
 #: What `rating` may be: the last rating of the regeneration.
 RATINGS = {"none": None, "-1": -1, "0": 0, "1": 1, "+1": 1}
@@ -44,7 +44,7 @@ MAX_ATTEMPTS = 1000
 MAX_DURATION = 10**9
 
 
-class Wanted(NamedTuple):
+class ListRequest(NamedTuple):
     """Which page of which list is requested."""
 
     filters: Filters
@@ -54,7 +54,7 @@ class Wanted(NamedTuple):
     order: Order
 
 
-def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) -> Wanted:
+def list_request(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) -> ListRequest:
     """Return which page of which list of jobs is requested.
 
     Args:
@@ -70,7 +70,7 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) ->
     order = query.choice("order", default, tuple(Order))
     if order is Order.RELEVANCE and filters.query is None:
         raise invalid_value("order", "`order=relevance` needs a query: give `q`, or another order.")
-    return Wanted(
+    return ListRequest(
         filters,
         owner(),
         query.integer("limit", size, 1, query.MAX_PAGE_SIZE),
@@ -108,7 +108,7 @@ def _filters() -> Filters:
     )
 
 
-def find(page: Wanted) -> searching.Page:
+def find(page: ListRequest) -> searching.Page:
     """Return the requested page of jobs that the caller may read.
 
     Raises:

@@ -39,7 +39,7 @@ from web.waiting import Waiter
 
 
 class Services:
-    """One of each for an application. They connect when they are first used."""
+    """The services of an application, one of each. They connect when they are first used."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -65,7 +65,7 @@ class Services:
         return get_caller().readable_owner
 
     def init_app(self, app: Flask) -> None:
-        """Make them the services of an application."""
+        """Make these the services of an application."""
         app.extensions["helixq"] = self
 
     def get_job(self, job_id: str, *, with_history: bool = False) -> Job:

@@ -27,6 +27,7 @@ from worker.checkpoints.errors import CheckpointError, first_line
 from worker.engine import probe
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.batching.precompile import KernelCompilation, meta_runner
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.cuda import requirements
 from worker.engine.cuda.requirements import DeviceError
 from worker.engine.interface import Engine, EngineError, Request
@@ -157,15 +158,17 @@ def load_engine(
                 "HELIXQ_ADAPTERS to a plain LoRA"
             )
     with _explain_engine_errors(checkpoints):
-        engine = BatchingEngine(
+        engine = BatchingEngine.from_models(
             loaded.models,
             checkpoints.tokenizer,
-            max_model_len=checkpoints.context,
-            max_num_seqs=slots,
-            # Not the digests, which may not be computed yet.
-            adapter_keys=[
-                str(checkpoints.adapters[Role(name)].path.resolve()) for name in loaded.models
-            ],
+            RunnerOptions(
+                max_model_len=checkpoints.context,
+                max_num_seqs=slots,
+                # Not the digests, which may not be computed yet.
+                adapter_keys=[
+                    str(checkpoints.adapters[Role(name)].path.resolve()) for name in loaded.models
+                ],
+            ),
             on_engine_dead=_exit,
         )
     log.info(

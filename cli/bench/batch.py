@@ -16,13 +16,13 @@ from cli.fields import Command, Fields, json_fields
     type=click.IntRange(min=1, max=50_000),
     default=50_000,
     show_default=True,
-    help="Of the batch.",
+    help="Lines of the batch.",
 )
 @click.option(
     "--line-bytes",
     type=click.IntRange(min=1, max=4096),
     default=1,
-    help="Minimum of each line; the questions repeat their text.",
+    help="Minimum size of a line in bytes; shorter questions are repeated to reach it.",
 )
 @click.option("--database-url", help="An empty database (default: SQLite).")
 @json_fields(("machine", "batch"))

@@ -83,16 +83,15 @@ def fill(
         on_progress("removing the templates, and gathering statistics")
         _remove_templates(connection, numbered)
         connection.commit()
-        if not is_sqlite:
+        if is_sqlite:  # Its statistics are those of the migrations, as in service.
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        else:
             on_progress("building the index")
             connection.exec_driver_sql("SET maintenance_work_mem = '1GB'")
             connection.exec_driver_sql(str(definition))
             connection.commit()
-        if not is_sqlite:  # SQLite's statistics are those of the migrations, as in service.
             connection.exec_driver_sql("ANALYZE")
             connection.commit()
-        if is_sqlite:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.invalidate()
     with database.read() as connection:
         chosen = random.Random(0).sample(range(count), 100)

@@ -26,6 +26,7 @@ from jobs.use_cases import sweeping
 from worker.bench.engine import run_jobs
 from worker.bench.models import Model
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.threads import run_in_fresh_thread
 
 CONTEXT = 4096
@@ -61,7 +62,9 @@ def jobs(
 
     def load() -> BatchingEngine:
         loaded = model.load(torch.float32, torch.device("cpu"))
-        return BatchingEngine(loaded, tokenizer, max_model_len=CONTEXT, max_num_seqs=SLOTS)
+        return BatchingEngine.from_models(
+            loaded, tokenizer, RunnerOptions(max_model_len=CONTEXT, max_num_seqs=SLOTS)
+        )
 
     engine = run_in_fresh_thread(load)
     times: list[tuple[float, float]] = []

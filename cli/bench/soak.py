@@ -31,9 +31,9 @@ _SHOWN = {"bytes": (1 << 20, 1, " MiB"), "seconds": (1e-3, 0, " ms"), "": (1, 1,
     type=click.FloatRange(min=0.01, max=1.0),
     default=0.8,
     show_default=True,
-    help="Of the capacity, which is measured first.",
+    help="Share of the capacity, which is measured first.",
 )
-@common.count_option("--slots", 64, "Of the worker.")
+@common.count_option("--slots", 64, "Slots of the worker.")
 @common.count_option("--max-output-tokens", 256, "Maximum number of new tokens per stage.")
 @click.option("--database-url", help="An empty database (default: SQLite).")
 @common.seed_option

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     metavar="N,N,…",
     help="Also measure these numbers of workers with the demo's model.",
 )
-@common.count_option("--slots", 64, "Of each worker.")
+@common.count_option("--slots", 64, "Slots of each worker.")
 @common.seconds_option(
     "--text-seconds",
     2.7,
-    "What a text takes on a simulated GPU. The default is that of an H100 with 64 jobs at once.",
+    "Seconds that a text takes on a simulated GPU. The default is that of an H100 with 64 jobs at once.",
 )
-@common.count_option("--max-output-tokens", 256, "Of each text.")
+@common.count_option("--max-output-tokens", 256, "New tokens of each text.")
 @common.seconds_option("--seconds", 30.0, "How long each number of workers is measured.")
 @click.option(
     "--plot",

@@ -32,7 +32,7 @@ class Rollup(Base):
 
 
 class RollupModel(Base):
-    """A model of which there are or were rollups: what a worker said of it that served it first."""
+    """A model that has or had rollups, as the first worker that served it described it."""
 
     __tablename__ = "rollup_models"
 

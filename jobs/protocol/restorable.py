@@ -1,4 +1,4 @@
-"""What a history must be for its job to be stored: of the types of the API, and with stages of the pipeline.
+"""Checks that a history can be stored as a job: its types are the API's, and its stages the pipeline's.
 
 A log proves that a history is the one that was recorded, and not that the program wrote it. What a database would store as
 another value, or what a page, the search index or the statistics could not read, must not get in: one such job

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from jobs.enums import ANY, Status
 from jobs.search import facets
-from jobs.search.query import All, Any, Node, Term
+from jobs.search.query import And, Node, Or, Term
 
 
 class Bounds(NamedTuple):
@@ -22,19 +22,19 @@ class Bounds(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class IndexQuery:
     """A query of the search index."""
 
     node: Node
     #: Ranges of numbers. The index only has buckets of them, so that the numbers are compared as well.
     bounds: Sequence[Bounds]
 
-    def narrowed(self, terms: Sequence[Term]) -> Wanted:
+    def narrowed(self, terms: Sequence[Term]) -> IndexQuery:
         """Return the query for those of its documents that have any of some terms; for all of them without terms."""
         if not terms:
             return self
-        of = self.node.of if isinstance(self.node, All) else (self.node,)
-        return Wanted(All((*of, Any(tuple(terms)))), self.bounds)
+        of = self.node.of if isinstance(self.node, And) else (self.node,)
+        return IndexQuery(And((*of, Or(tuple(terms)))), self.bounds)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Filters:
             least is not None and most is not None and least > most for least, most in ranges
         )
 
-    def wanted(self, owner: str | None, adapters: Collection[str]) -> Wanted:
+    def index_query(self, owner: str | None, adapters: Collection[str]) -> IndexQuery:
         """Return them as a query of the search index.
 
         Args:
@@ -105,14 +105,14 @@ class Filters:
         parts: list[Node] = []
         bounds: list[Bounds] = []
         if self.query is not None:
-            parts += self.query.of if isinstance(self.query, All) else (self.query,)
+            parts += self.query.of if isinstance(self.query, And) else (self.query,)
         if owner is not None:
             parts.append(Term(facets.term("owner", owner)))
         if self.statuses:
             terms = (Term(facets.term("status", status.value)) for status in self.statuses)
-            parts.append(Any(tuple(terms)))
+            parts.append(Or(tuple(terms)))
         if self.adapter is not None:
-            parts.append(Any(tuple(Term(facets.term("adapter", name)) for name in adapters)))
+            parts.append(Or(tuple(Term(facets.term("adapter", name)) for name in adapters)))
         for name in ("key", "model", "worker"):
             value = getattr(self, name)
             if value is not None:
@@ -131,6 +131,6 @@ class Filters:
             (duration, facets.duration_terms),
         ):
             if within.least is not None or within.most is not None:
-                parts.append(Any(tuple(terms_of(within.least, within.most))))
+                parts.append(Or(tuple(terms_of(within.least, within.most))))
                 bounds.append(within)
-        return Wanted(All(tuple(parts)), bounds)
+        return IndexQuery(And(tuple(parts)), bounds)

@@ -1,4 +1,4 @@
-"""What somebody searches for: the text of a query, as a tree, and as the two databases understand it.
+"""Search queries: parsed into a tree, and written in the syntax of each database.
 
 The index has terms without positions. So it answers a phrase with all jobs that have its words, whose texts are then
 searched for the words in a row; it answers everything else exactly.
@@ -45,14 +45,14 @@ class Not:
 
 
 @dataclass(frozen=True)
-class All:
+class And:
     """Jobs with all of some things."""
 
     of: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
-class Any:
+class Or:
     """Jobs with any of some things."""
 
     of: tuple[Node, ...]
@@ -65,7 +65,7 @@ class Term:
     term: str
 
 
-Node: TypeAlias = Phrase | Not | All | Any | Term
+Node: TypeAlias = Phrase | Not | And | Or | Term
 
 
 def parse(text: str) -> Node:
@@ -108,8 +108,8 @@ def parse(text: str) -> Node:
         )
     if count > MAX_WORDS:
         raise QueryError(f"A query has at most {MAX_WORDS} words.")
-    parts = tuple(group[0] if len(group) == 1 else Any(tuple(group)) for group in groups)
-    return parts[0] if len(parts) == 1 else All(parts)
+    parts = tuple(group[0] if len(group) == 1 else Or(tuple(group)) for group in groups)
+    return parts[0] if len(parts) == 1 else And(parts)
 
 
 def _phrase(text: str) -> Phrase | None:
@@ -129,7 +129,7 @@ def is_exact(node: Node) -> bool:
             return required_terms(node.words)[1]
         case Not(of):
             return is_exact(of)
-        case All(of) | Any(of):
+        case And(of) | Or(of):
             return all(map(is_exact, of))
         case Term():
             return True
@@ -140,7 +140,7 @@ def phrases(node: Node) -> Iterator[Phrase]:
     match node:
         case Phrase():
             yield node
-        case All(of) | Any(of):
+        case And(of) | Or(of):
             for part in of:
                 yield from phrases(part)
 
@@ -156,11 +156,11 @@ def to_fts5(node: Node) -> str:
             if node.prefix:
                 parts[-1] += "*"
             return _join(" AND ", parts)
-        case Any(of):
+        case Or(of):
             return _join(" OR ", map(to_fts5, of))
         case Not():
-            return to_fts5(All((node,)))
-        case All(of):
+            return to_fts5(And((node,)))
+        case And(of):
             wanted = [to_fts5(part) for part in of if not isinstance(part, Not)]
             unwanted = [to_fts5(part.of) for part in of if isinstance(part, Not) and is_exact(part)]
             found = _join(" AND ", wanted or [f'"{EVERY}"'])
@@ -178,11 +178,11 @@ def to_tsquery(node: Node) -> str:
             if node.prefix:
                 parts[-1] += ":*"
             return _join(" & ", parts)
-        case Any(of):
+        case Or(of):
             return _join(" | ", map(to_tsquery, of))
         case Not():
-            return to_tsquery(All((node,)))
-        case All(of):
+            return to_tsquery(And((node,)))
+        case And(of):
             parts = [
                 f"!{to_tsquery(part.of)}" if isinstance(part, Not) else to_tsquery(part)
                 for part in of
@@ -208,9 +208,9 @@ def has(node: Node, contains: Callable[[str], bool]) -> bool:
             return contains(needle(node))
         case Not(of):
             return not has(of, contains)
-        case All(of):
+        case And(of):
             return all(has(part, contains) for part in of)
-        case Any(of):
+        case Or(of):
             return any(has(part, contains) for part in of)
         case Term():
             raise TypeError("a term is not among the words")

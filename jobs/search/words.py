@@ -1,4 +1,4 @@
-"""Words: what of a text is searched, the same for texts and for queries, whatever the database.
+"""Words: how texts and queries are cut into words, the same for both databases.
 
 A text becomes a sequence of words. Letters are compared after NFKC and case folding, and without accents:
 ``Ærøskøbing`` is ``aeroskobing``. Everything that is neither a letter, a digit nor a mark separates words.

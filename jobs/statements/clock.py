@@ -1,4 +1,4 @@
-"""The database's clock, which all times in the database are by."""
+"""The database's clock. All times in the database come from it."""
 
 from __future__ import annotations
 

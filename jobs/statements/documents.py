@@ -54,7 +54,7 @@ _MERGE = sa.text(
 
 
 class NewDocument(NamedTuple):
-    """What the index is to have of a job."""
+    """The search document of a job, and what the statistics count for it, ready to be stored."""
 
     job_id: str
     created_at: dt.datetime
@@ -63,7 +63,7 @@ class NewDocument(NamedTuple):
     #: The columns of `SearchDocument` but its ids and terms.
     columns: dict[str, Any]
     terms: list[str]
-    #: What the statistics are to have of it, in the place of what they have (`jobs.statements.rollups`).
+    #: What the job counts for in the statistics from now on, and did until now (`jobs.statements.rollups`).
     counted: Change
     #: The description of its model, by the model.
     models: dict[str, dict[str, Any]]

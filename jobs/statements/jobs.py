@@ -48,7 +48,7 @@ class JobVersion(NamedTuple):
 
 
 class FoundVersion(NamedTuple):
-    """The version of a job that there is."""
+    """The version of a job, and whose it is."""
 
     owner: str
     version: JobVersion

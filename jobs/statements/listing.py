@@ -1,4 +1,4 @@
-"""Statements of what a page with a list of jobs shows besides them. All of them read a bounded number of rows."""
+"""Statements for what the page of jobs shows beside the list itself. Each reads a bounded number of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose rows are meant: those of an owner, or those of all owners, for which None stands."""
+"""The condition that rows belong to an owner. The owner None stands for all owners."""
 
 from __future__ import annotations
 

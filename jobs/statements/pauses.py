@@ -25,7 +25,7 @@ IS_NOT_PAUSED_LOCKED = ~sa.exists(_CURRENT.with_for_update(read=True, key_share=
 
 
 class LastPause(NamedTuple):
-    """What matters of the last pause to who waits."""
+    """What jobs and requests that wait need to know of the last pause."""
 
     paused_at: dt.datetime
     note: str | None

@@ -9,20 +9,19 @@ long the periods should be (`jobs.statements.search_periods`), is what PostgreSQ
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any as AnyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
 from jobs.models import SearchDocument
-from jobs.search.filters import Bounds, Wanted
+from jobs.search.filters import Bounds, IndexQuery
 from jobs.search.query import (
-    All,
-    Any,
+    And,
     Node,
     Not,
+    Or,
     Phrase,
     Term,
     is_exact,
@@ -41,9 +40,7 @@ MAX_EFFORT = 500
 
 _documents = SearchDocument.__table__
 _fts = sa.table("search_index", sa.column("rowid", sa.BigInteger))
-_TERMS: sa.ColumnElement[AnyType] = sa.literal_column(
-    "array_to_tsvector(string_to_array(terms, ' '))"
-)
+_TERMS: sa.ColumnElement[Any] = sa.literal_column("array_to_tsvector(string_to_array(terms, ' '))")
 #: Returns the number of documents, and the lowest and highest id. For the rest of the transaction it turns off plans
 #: that do not use the index, and JIT compilation, which takes longer than the search.
 _PLAN_BY_INDEX = sa.text(
@@ -71,7 +68,7 @@ class Found:
 
 def find(
     connection: sa.Connection,
-    wanted: Wanted,
+    query: IndexQuery,
     *,
     first: int = 0,
     end: int = LAST_ID,
@@ -86,13 +83,13 @@ def find(
 
     Args:
         connection: of a unit of work that reads.
-        wanted: what is searched for.
+        query: what is searched for.
         first, end: the lowest id, and the id after the highest one.
         newest_first: the order.
         limit: the maximum number of documents to find.
         effort: the maximum number of documents to compare in vain; with 0, a search stops before it compares one.
     """
-    search = _Search(connection, wanted, newest_first)
+    search = _Search(connection, query, newest_first)
     found = Found(effort=effort)
     left = search.begin(first, end, limit)
     while left:
@@ -142,16 +139,16 @@ class _Compared(NamedTuple):
 class _Search:
     """The statements of one search, for either database."""
 
-    def __init__(self, connection: sa.Connection, wanted: Wanted, newest_first: bool) -> None:
+    def __init__(self, connection: sa.Connection, query: IndexQuery, newest_first: bool) -> None:
         self._connection = connection
-        self._node = wanted.node
+        self._node = query.node
         self._newest_first = newest_first
         self._sqlite = connection.dialect.name == "sqlite"
-        conditions = [each for bounds in wanted.bounds for each in _within(bounds)]
-        if not is_exact(wanted.node):
+        conditions = [each for bounds in query.bounds for each in _within(bounds)]
+        if not is_exact(query.node):
             contains = sa.func.instr if self._sqlite else sa.func.strpos
             words = sa.column("words", sa.Text)
-            conditions.append(_compared(wanted.node, lambda text: contains(words, text) > 0))
+            conditions.append(_compared(query.node, lambda text: contains(words, text) > 0))
         self._condition = sa.and_(sa.true(), *conditions) if conditions else None
         #: Whether documents of any period come in order.
         self.is_ordered = self._sqlite
@@ -231,7 +228,7 @@ class _Search:
         else:
             node = self._node
             if level < EVERYTHING:
-                node = All((node, Term(period_term(level, low))))
+                node = And((node, Term(period_term(level, low))))
             key = _documents.c.id
             # The sum keeps the planner from reading the documents of the range.
             query = sa.select(key.label("id")).where(
@@ -280,21 +277,22 @@ def _within(bounds: Bounds) -> Iterator[sa.ColumnElement[bool]]:
 class _TSQuery(sa.types.UserDefinedType[str]):
     cache_ok = True
 
-    def get_col_spec(self, **_: AnyType) -> str:
+    def get_col_spec(self, **_: Any) -> str:
         return "tsquery"
 
 
-def _compared(node: Node, contains: AnyType) -> sa.ColumnElement[bool]:
+def _compared(
+    node: Node, contains: Callable[[str], sa.ColumnElement[bool]]
+) -> sa.ColumnElement[bool]:
     """Return the condition that a job's words match a query; `jobs.search.query.has` in SQL."""
     match node:
         case Phrase():
-            found: sa.ColumnElement[bool] = contains(needle(node))
-            return found
+            return contains(needle(node))
         case Not(of):
             return sa.not_(_compared(of, contains))
-        case All(of):
+        case And(of):
             return sa.and_(sa.true(), *(_compared(part, contains) for part in of))
-        case Any(of):
+        case Or(of):
             # Facets are in the index alone, which has them exactly.
             return sa.or_(sa.false(), *(_compared(part, contains) for part in of))
         case Term():

@@ -1,4 +1,4 @@
-"""What metrics say of a service: how much waits, and what has ended since they were last read.
+"""The figures of metrics: how much waits, and what has ended since they were last read.
 
 Counts of what has ended are no query: a history grows. So `Ended` follows the history from where it was when the
 process first read it, and returns what has ended since.

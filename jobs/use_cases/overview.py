@@ -1,4 +1,4 @@
-"""What a page with a list of jobs shows besides them: counts, what is new, and how the answers begin."""
+"""What the page of jobs shows beside the list itself: counts, what is new, and how the answers begin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose jobs are meant, given whose may be and whose are asked for. None stands for all owners."""
+"""Limits the jobs that a caller may use to those of the owner that a request asks for. None stands for all owners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the search index is asked for a page of jobs, and what it has of the page.
+"""A request to the search index for a page of jobs, and the page that it finds.
 
 `jobs.use_cases.searching_by_age` and `searching_by_rank` search, and `jobs.use_cases.searching` loads what they find.
 """
@@ -12,14 +12,14 @@ import sqlalchemy as sa
 
 from jobs import adapter_names
 from jobs.enums import Order
-from jobs.search.filters import Filters, Wanted
+from jobs.search.filters import Filters, IndexQuery
 from jobs.statements import documents, rollups
 from jobs.statements.documents import LAST_ID
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """Which page of which list is asked for, as `jobs.use_cases.searching.search` has it."""
+    """Which jobs to find: the arguments of `jobs.use_cases.searching.search`."""
 
     #: Of the jobs; None for all.
     owner: str | None
@@ -32,7 +32,7 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class FoundPage:
-    """A page that the search index has."""
+    """A page of the documents that were found."""
 
     #: Of documents, in order.
     ids: list[int]
@@ -52,7 +52,7 @@ class Range:
 
     @classmethod
     def of(cls, request: SearchRequest) -> Range:
-        """Return all that a request is about, whatever the page."""
+        """Return the range of a request, with all of its pages."""
         since, until = request.filters.since, request.filters.until
         return cls(
             0 if since is None else documents.first_id(since),
@@ -61,13 +61,13 @@ class Range:
         )
 
     def beyond(self, place: int) -> Range:
-        """Return what follows a document."""
+        """Return the part that comes after a document."""
         if self.newest_first:
             return Range(self.first, min(self.end, place), True)
         return Range(max(self.first, place + 1), self.end, False)
 
     def up_to(self, place: int) -> Range:
-        """Return what ends with a document of the range."""
+        """Return the part that ends with a document of the range."""
         if self.newest_first:
             return Range(place, self.end, True)
         return Range(self.first, place + 1, False)
@@ -76,8 +76,8 @@ class Range:
         return self.first <= place < self.end
 
 
-def wanted(connection: sa.Connection, request: SearchRequest) -> Wanted:
+def index_query(connection: sa.Connection, request: SearchRequest) -> IndexQuery:
     """Return the filters of a request as a query of the search index."""
     adapter = request.filters.adapter
     named = () if adapter is None else adapter_names.names(rollups.models(connection), adapter)
-    return request.filters.wanted(request.owner, sorted(named))
+    return request.filters.index_query(request.owner, sorted(named))

@@ -18,7 +18,7 @@ from jobs.models import Status
 from jobs.statements import documents, found_documents, job_lists, jobs, search
 from jobs.statements.documents import LAST_ID
 from jobs.times import MICROSECOND
-from jobs.use_cases.search_request import FoundPage, Range, SearchRequest, wanted
+from jobs.use_cases.search_request import FoundPage, Range, SearchRequest, index_query
 
 #: The maximum number of open jobs that a page compares, in about ten milliseconds.
 MAX_UNFINISHED = 2000
@@ -40,7 +40,7 @@ def search_by_age(database: Database, request: SearchRequest) -> FoundPage:
             within = within.up_to(last)
         found = search.find(
             connection,
-            wanted(connection, request),
+            index_query(connection, request),
             first=within.first,
             end=within.end,
             newest_first=within.newest_first,

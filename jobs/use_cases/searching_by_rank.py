@@ -17,7 +17,7 @@ from jobs.database import Database
 from jobs.enums import Order
 from jobs.errors import CursorError
 from jobs.search import facets
-from jobs.search.filters import Wanted
+from jobs.search.filters import IndexQuery
 from jobs.search.query import Term
 from jobs.search.ranking import score
 from jobs.statements import search
@@ -111,29 +111,26 @@ def search_by_rank(database: Database, request: SearchRequest) -> FoundPage:
         if cursor.group >= max(1, len(groups)):
             raise CursorError(request.after)
     ids: list[int] = []
-    effort, empty = request.effort, 0
+    effort, num_empty = request.effort, 0
     with database.read() as connection:
-        matching = _Groups(connection, search_request.wanted(connection, request), groups, bounds)
+        matching = _Groups(
+            connection, search_request.index_query(connection, request), groups, bounds
+        )
         while True:
             some = replace(request, limit=request.limit - len(ids), effort=effort)
-            ranked = _rank_some(connection, some, matching.wanted(cursor.group), cursor)
+            ranked = _rank_some(connection, some, matching.query(cursor.group), cursor)
             ids += ranked.ids
             effort = ranked.effort
-            full = len(ids) == request.limit or effort <= 0
+            is_full = len(ids) == request.limit or effort <= 0
             if ranked.next is not None:
                 cursor = ranked.next
             else:
-                empty = 0 if ranked.ids else empty + 1
-                group: int | None = cursor.group + 1
-                if full:
-                    # Documents are compared, so that an empty page is rarely the last one.
-                    group = matching.first_from(cursor.group + 1, effort=search.MAX_EFFORT)
-                elif empty > 1 or cursor.group + 1 >= len(groups):
-                    group = matching.first_from(cursor.group + 1, effort=0)
+                num_empty = 0 if ranked.ids else num_empty + 1
+                group = matching.after(cursor.group, is_full=is_full, num_empty=num_empty)
                 if group is None:
                     return FoundPage(ids, None)
                 cursor = _RankCursor(group, bounds.first, bounds.end)
-            if full:
+            if is_full:
                 return FoundPage(ids, str(cursor))
 
 
@@ -142,15 +139,32 @@ class _Groups:
     """The groups of the matches of a range, of which most may be empty."""
 
     connection: sa.Connection
-    all: Wanted
+    all: IndexQuery
     terms: Sequence[Term]
     within: Range
 
-    def wanted(self, group: int) -> Wanted:
+    def query(self, group: int) -> IndexQuery:
         """Return the query for the matches of a group."""
         return self.all.narrowed(self.terms[group : group + 1])
 
-    def first_from(self, group: int, *, effort: int) -> int | None:
+    def after(self, group: int, *, is_full: bool, num_empty: int) -> int | None:
+        """Return the group to rank after another; None if no later one has a match.
+
+        Args:
+            group: the number of the other one.
+            is_full: whether the next group is for another page.
+            num_empty: how many groups in a row had no match, up to this one.
+        """
+        group += 1
+        if is_full:
+            # Documents are compared, so that the next page is rarely empty.
+            return self._first_from(group, effort=search.MAX_EFFORT)
+        if num_empty > 1:
+            return self._first_from(group, effort=0)
+        # To rank it takes no more queries than to look whether it has a match.
+        return group if group < len(self.terms) else None
+
+    def _first_from(self, group: int, *, effort: int) -> int | None:
         """Return the first group from one on that may have a match; None if there is none.
 
         A query for several groups costs about the same as for one. So it is for more and more groups until one may have
@@ -178,10 +192,10 @@ class _Groups:
         """Return whether no document of some groups matches. It may be unknown, and is then False."""
         if first == end:
             return True
-        wanted, within = self.all.narrowed(self.terms[first:end]), self.within
+        query, within = self.all.narrowed(self.terms[first:end]), self.within
         found = search.find(
             self.connection,
-            wanted,
+            query,
             first=within.first,
             end=within.end,
             limit=1,
@@ -191,7 +205,7 @@ class _Groups:
 
 
 def _rank_some(
-    connection: sa.Connection, request: SearchRequest, wanted: Wanted, cursor: _RankCursor
+    connection: sa.Connection, request: SearchRequest, query: IndexQuery, cursor: _RankCursor
 ) -> _Ranked:
     """Rank matches of a group: the newest `RANKED` come before all others, then come the next ones."""
     bounds = Range.of(request)
@@ -200,7 +214,7 @@ def _rank_some(
     if cursor.last is not None:
         # Rank the same jobs again, and also those that ended since.
         ranked, effort = 2 * RANKED, LAST_ID
-    found = search.find(connection, wanted, first=first, end=end, limit=ranked, effort=effort)
+    found = search.find(connection, query, first=first, end=end, limit=ranked, effort=effort)
     keys = sorted((-rank, -i) for i, rank in _ranks(connection, request, found.ids).items())
     low = first
     if cursor.last is not None:

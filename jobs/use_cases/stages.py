@@ -107,35 +107,42 @@ def claim(
         )
         if job is None:
             return None
-        # Before the first lease of all there are no attempts.
-        earlier = attempts.of_job(connection, job_id) if job.lease_token > 1 else []
-        outputs = [
-            a.output or ""
-            for a in earlier
-            if a.run == job.run and a.status is AttemptStatus.FINISHED
-        ]
-        stage = pipeline.stages(job.rounds)[stage_index]
-        sampling = _sampling(job, stage)
-        turns = [Turn(**turn) for turn in job.turns or ()]
-        prompt = pipeline.prompt(stage, job.system, job.question, outputs, turns)
-        number = 1 + sum(a.stage_index == stage_index for a in earlier)
-        attempt_id = attempts.add(
-            connection,
-            job_id=job_id,
-            stage_index=stage_index,
-            role=stage.role,
-            round=stage.round,
-            run=job.run,
-            number=number,
-            lease_token=job.lease_token,
-            worker_id=worker_id,
-            status=AttemptStatus.RUNNING,
-            prompt=prompt,
-            **sampling_values(sampling),
-            queued_at=job.ready_at,
-            started_at=job.now,
-        )
-        return _claim(job, job_id, stage, worker_id, attempt_id, number, prompt)
+        return _begin_attempt(connection, job, job_id, stage_index, worker_id)
+
+
+def _begin_attempt(
+    connection: sa.Connection,
+    job: sa.Row[*tuple[Any, ...]],
+    job_id: str,
+    stage_index: int,
+    worker_id: str,
+) -> Claim:
+    # Before the first lease of all there are no attempts.
+    earlier = attempts.of_job(connection, job_id) if job.lease_token > 1 else []
+    outputs = [
+        a.output or "" for a in earlier if a.run == job.run and a.status is AttemptStatus.FINISHED
+    ]
+    stage = pipeline.stages(job.rounds)[stage_index]
+    turns = [Turn(**turn) for turn in job.turns or ()]
+    prompt = pipeline.prompt(stage, job.system, job.question, outputs, turns)
+    number = 1 + sum(a.stage_index == stage_index for a in earlier)
+    attempt_id = attempts.add(
+        connection,
+        job_id=job_id,
+        stage_index=stage_index,
+        role=stage.role,
+        round=stage.round,
+        run=job.run,
+        number=number,
+        lease_token=job.lease_token,
+        worker_id=worker_id,
+        status=AttemptStatus.RUNNING,
+        prompt=prompt,
+        **sampling_values(_sampling(job, stage)),
+        queued_at=job.ready_at,
+        started_at=job.now,
+    )
+    return _claim(job, job_id, stage, worker_id, attempt_id, number, prompt)
 
 
 def find_claim(database: Database, job_id: str, stage_index: int, worker_id: str) -> Claim | None:

@@ -1,8 +1,8 @@
-"""The events that webhooks tell of."""
+"""The types of webhook events."""
 
 from __future__ import annotations
 
-#: What can be asked for, under OpenAI's names.
+#: The types that an endpoint can subscribe to, under OpenAI's names.
 EVENT_TYPES = (
     "response.completed",
     "response.failed",

@@ -1,16 +1,16 @@
-"""What came of sending a webhook."""
+"""The outcome of sending a webhook."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: The status with which a receiver says that it wants no more.
+#: The status of a receiver that wants no more webhooks.
 GONE = 410
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of sending a webhook once."""
+    """The outcome of one attempt."""
 
     #: None if there was no reply.
     status_code: int | None

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 GIVE_UP_AFTER = 86_400.0
 #: Seconds before the second attempt.
 FIRST_DELAY = 5.0
-#: By which each delay is longer than the one before.
+#: How many times as long each delay is as the one before.
 FACTOR = 4.0
 #: The maximum number of seconds between two attempts. There are about twelve in a day, the first six
 #: within half an hour, as Standard Webhooks suggests.
@@ -18,8 +18,6 @@ MAX_DELAY = 4 * 3600.0
 #: The share of a delay by which it may be shorter or longer, so that what failed together does not return
 #: together.
 JITTER = 0.2
-
-
 #: Failures after which the delay does not grow any more.
 MAX_GROWTH = 7
 
@@ -55,4 +53,4 @@ def parse_retry_after(value: str, now: dt.datetime) -> float | None:
             date = date.replace(tzinfo=dt.UTC)
         return max(0.0, (date - now).total_seconds())
     except (ValueError, TypeError, OverflowError, IndexError):
-        return None  # Of the parser too, which knows few dates that are none.
+        return None  # The parser has more errors than it documents.

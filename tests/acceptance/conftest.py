@@ -18,7 +18,7 @@ from openai import DefaultHttpxClient, OpenAI
 from jobs.database_url import checked
 from tests import servers
 from tests.conftest import build_endless, migrate, model_settings, new_database
-from tests.servers import NO_TLS, PATIENCE, PROGRAM, Process, RedisServer, free_port
+from tests.servers import NO_TLS, PATIENCE, PROGRAM, Process, RedisServer, settings_for
 from tests.shared import copied
 
 #: Starts workers for the checkpoint `long_texts`: its texts are waited for, or never end.
@@ -127,10 +127,7 @@ def running(
     redis = RedisServer(folder)
     environ = {
         **model_settings(checkpoint),
-        "HELIXQ_DATABASE_URL": database,
-        "HELIXQ_REDIS_URL": redis.url,
-        "HELIXQ_DATA_DIR": str(folder),
-        "HELIXQ_PORT": str(free_port()),
+        **settings_for(database, redis.url, folder),
         **settings,
     }
     migrate(checked(database))
@@ -154,16 +151,29 @@ def long_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copied("long", make, tmp_path_factory.mktemp("shared") / "long")
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def service(
-    request: pytest.FixtureRequest,
-    checkpoint: Path,
-    socket_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Service]:
-    """A service on either database."""
-    kind = request.param
-    folder = socket_folder / f"{request.module.__name__.rsplit('_', 1)[-1]}-{kind}"
-    database = new_database(kind, request, tmp_path_factory.mktemp("db"))
-    with running(checkpoint, database, folder) as running_service:
-        yield running_service
+def on_either_database(*, paced: bool = False, **settings: str) -> Any:
+    """Return a fixture: the service on SQLite and on PostgreSQL, for all tests of a module.
+
+    Args:
+        paced: whether its worker is `PACED`, and has the checkpoint `long_texts`.
+        settings: further settings of its processes.
+    """
+
+    @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+    def service(
+        request: pytest.FixtureRequest,
+        socket_folder: Path,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Iterator[Service]:
+        kind = request.param
+        checkpoint = request.getfixturevalue("long_texts" if paced else "checkpoint")
+        folder = socket_folder / f"{request.module.__name__.rsplit('_', 1)[-1]}-{kind}"
+        database = new_database(kind, request, tmp_path_factory.mktemp("db"))
+        program = PACED if paced else PROGRAM
+        with running(checkpoint, database, folder, program=program, **settings) as running_service:
+            yield running_service
+
+    return service
+
+
+service = on_either_database()

@@ -27,11 +27,11 @@ from jobs.use_cases.workers import Runtime
 from tests import servers
 from tests.acceptance.conftest import Service
 from tests.conftest import WORKER
-from tests.integration.batch_service import CHAT, ENDED, RESPONSES, line, lines
+from tests.integration.batch_api.service import CHAT, ENDED, RESPONSES, line, lines
 from tests.integration.web.client import finish
 from tests.joining import join
 from tests.polling import poll
-from tests.servers import PATIENCE, Process, RedisServer
+from tests.servers import PATIENCE, Process, RedisServer, settings_for
 
 DOOMED = (sys.executable, "-m", "tests.acceptance.doomed")
 #: Where a process that works on a batch is killed: between two pieces of the validation; when lines are
@@ -156,11 +156,7 @@ def test_a_batch_outlives_the_processes_that_work_on_it(
     database_url: str, redis_server: RedisServer, checkpoint: Path, tmp_path: Path
 ) -> None:
     """kill -9 at one point after the other. The test answers the jobs."""
-    environ = {
-        "HELIXQ_DATABASE_URL": database_url,
-        "HELIXQ_REDIS_URL": redis_server.url,
-        "HELIXQ_DATA_DIR": str(tmp_path),
-    }
+    environ = settings_for(database_url, redis_server.url, tmp_path)
     migrate = servers.forked("migrate", environ=environ)
     assert migrate.wait() == 0
     migrate.stop()

@@ -21,10 +21,10 @@ from sqlalchemy import make_url
 import migrations
 from jobs.database_engine import create_engine
 from tests import servers
-from tests.acceptance.conftest import PACED, Service, running
-from tests.conftest import LONG, create_database, model_settings, new_database
+from tests.acceptance.conftest import Service, on_either_database
+from tests.conftest import LONG, create_database, model_settings
 from tests.promptness import promptly
-from tests.servers import PATIENCE, RedisServer
+from tests.servers import PATIENCE, RedisServer, settings_for
 
 #: Tokens of a stage that is still running at the test's next step, and ends soon after.
 SOON = 80
@@ -35,18 +35,8 @@ FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
 any_database = pytest.mark.parametrize("whole_service", ["sqlite"], indirect=True)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def whole_service(
-    request: pytest.FixtureRequest,
-    long_texts: Path,
-    socket_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Service]:
-    """A service whose model never ends a text by itself."""
-    database = new_database(request.param, request, tmp_path_factory.mktemp("db"))
-    folder = socket_folder / f"faults-{request.param}"
-    with running(long_texts, database, folder, program=PACED, HELIXQ_SLOTS="1") as running_service:
-        yield running_service
+#: Its model never ends a text by itself.
+whole_service = on_either_database(paced=True, HELIXQ_SLOTS="1")
 
 
 @pytest.fixture
@@ -254,9 +244,9 @@ def test_a_worker_waits_for_its_servers(
     late_url = early.set(database="late")
     environ = {
         **model_settings(checkpoint),
-        "HELIXQ_DATABASE_URL": late_url.render_as_string(hide_password=False),
-        "HELIXQ_REDIS_URL": f"unix://{folder}/redis.sock",
-        "HELIXQ_DATA_DIR": str(tmp_path),
+        **settings_for(
+            late_url.render_as_string(hide_password=False), f"unix://{folder}/redis.sock", tmp_path
+        ),
     }
     engine = create_engine(early.render_as_string(hide_password=False))
     migrations.migrate(engine)

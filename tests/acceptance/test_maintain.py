@@ -24,7 +24,7 @@ from tests.integration.sealed import end, seal
 from tests.joining import join
 from tests.polling import poll
 from tests.receiver import Receiver
-from tests.servers import Process, RedisServer, forked, start
+from tests.servers import Process, RedisServer, forked, settings_for, start
 from tests.witness import Witness
 
 ECHO_WORKER = (sys.executable, "-m", "tests.acceptance.echo_worker")
@@ -32,11 +32,7 @@ ECHO_WORKER = (sys.executable, "-m", "tests.acceptance.echo_worker")
 
 @pytest.fixture
 def environ(database_url: str, redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
-    return {
-        "HELIXQ_DATABASE_URL": database_url,
-        "HELIXQ_REDIS_URL": redis_server.url,
-        "HELIXQ_DATA_DIR": str(tmp_path),
-    }
+    return settings_for(database_url, redis_server.url, tmp_path)
 
 
 def stop(process: Process) -> None:

@@ -6,15 +6,11 @@ First a version that only adds to the schema, then one that removes what no proc
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
 from tests import servers
-from tests.acceptance.conftest import PACED, Service, running
-from tests.conftest import new_database
+from tests.acceptance.conftest import PACED, Service, on_either_database
 
 NEXT, AFTER_NEXT = (
     (sys.executable, "-m", f"tests.acceptance.{name}")
@@ -23,14 +19,7 @@ NEXT, AFTER_NEXT = (
 JOBS, TOKENS = 8, 16
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def service(
-    request: pytest.FixtureRequest, long_texts: Path, socket_folder: Path, tmp_path: Path
-) -> Iterator[Service]:
-    database = new_database(request.param, request, tmp_path)
-    folder = socket_folder / f"migrating-{request.param}"
-    with running(long_texts, database, folder, program=PACED, HELIXQ_SLOTS="2") as running_service:
-        yield running_service
+service = on_either_database(paced=True, HELIXQ_SLOTS="2")
 
 
 def workers(service: Service, job_id: str) -> list[str]:

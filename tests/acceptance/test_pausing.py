@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from tests.acceptance.conftest import PACED, Service, running
-from tests.conftest import new_database
+from tests.acceptance.conftest import Service, on_either_database
 from tests.polling import poll
 
 #: Tokens of a stage: at up to 50 a second, it runs while the queue is paused.
@@ -17,14 +11,7 @@ QUESTIONS = 4
 FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def service(
-    request: pytest.FixtureRequest, long_texts: Path, socket_folder: Path, tmp_path: Path
-) -> Iterator[Service]:
-    url = new_database(request.param, request, tmp_path)
-    folder = socket_folder / f"pause-{request.param}"
-    with running(long_texts, url, folder, program=PACED, HELIXQ_SLOTS="2") as service:
-        yield service
+service = on_either_database(paced=True, HELIXQ_SLOTS="2")
 
 
 def test_a_pause_holds_what_waits_whatever_is_killed(service: Service) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests import servers
 from tests.conftest import migrate
-from tests.servers import NO_TLS, PATIENCE, Process, RedisServer, free_port
+from tests.servers import NO_TLS, PATIENCE, Process, RedisServer, settings_for
 from web.open_files import raise_limit
 from web.waiting import MAX_WAITING
 
@@ -64,15 +64,10 @@ def web(redis_server: RedisServer, tmp_path: Path) -> Iterator[Web]:
     raise_limit()
     url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
     migrate(url)
-    port = free_port()
-    environ = {
-        "HELIXQ_DATABASE_URL": url,
-        "HELIXQ_REDIS_URL": redis_server.url,
-        "HELIXQ_PORT": str(port),
-    }
+    environ = settings_for(url, redis_server.url, tmp_path)
     process = servers.web(environ)
     process.wait_for("listening")
-    running_web = Web(process, port)
+    running_web = Web(process, int(environ["HELIXQ_PORT"]))
     yield running_web
     running_web.http.close()
     process.stop()

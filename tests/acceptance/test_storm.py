@@ -34,7 +34,7 @@ from tests.conftest import (
     start_postgres,
 )
 from tests.receiver import Receiver
-from tests.servers import PATIENCE, RedisServer, free_port
+from tests.servers import PATIENCE, RedisServer, settings_for
 
 CLIENTS = ("ann", "bob", "cat", "dan")
 
@@ -86,10 +86,7 @@ def service(
     redis = RedisServer(folder)
     environ = {
         **model_settings(checkpoint),
-        "HELIXQ_DATABASE_URL": database,
-        "HELIXQ_REDIS_URL": redis.url,
-        "HELIXQ_DATA_DIR": str(folder),
-        "HELIXQ_PORT": str(free_port()),
+        **settings_for(database, redis.url, folder),
         "HELIXQ_SLOTS": "4",
         "HELIXQ_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.1/32",
     }

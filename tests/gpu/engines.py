@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from worker.engine.batching.cuda_graphs import cuda_graph_capture
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.kv.paged_cache import BLOCK_SIZE
 
 
@@ -34,15 +34,12 @@ def make(
         graphs: whether CUDA graphs are captured, on CUDA.
         tokens: capacity of the KV cache; as memory allows if None.
     """
-    options: dict[str, Any] = {
-        "max_model_len": max_model_len,
-        "max_num_seqs": max_num_seqs,
-        "speculation": speculation,
-    }
-    if max_num_batched_tokens is not None:
-        options["max_num_batched_tokens"] = max_num_batched_tokens
-    if not graphs:
-        options["capture"] = None
-    if tokens is not None:
-        options["num_blocks"] = -(-tokens // BLOCK_SIZE) + 1  # block 0 is for padding
-    return BatchingEngine(models, tokenizer, **options)
+    options = RunnerOptions(
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        # Block 0 is for padding.
+        num_blocks=None if tokens is None else -(-tokens // BLOCK_SIZE) + 1,
+        capture=cuda_graph_capture if graphs else None,
+    )
+    return BatchingEngine.from_models(models, tokenizer, options, speculation=speculation)

@@ -18,6 +18,7 @@ from tests.conftest import load_models
 from tests.servers import PATIENCE
 from worker.engine import probe
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.batching.sequence import Sequence as BatchSequence
 from worker.engine.interface import (
     Completion,
@@ -62,16 +63,21 @@ def make(
     *,
     max_num_seqs: int = 8,
     max_num_batched_tokens: int = 64,
+    on_engine_dead: Callable[[], object] = lambda: None,
+    max_step_seconds: float | None = None,
     **options: Any,
 ) -> BatchingEngine:
-    models = load_models(checkpoint)
-    return BatchingEngine(
-        models,
+    return BatchingEngine.from_models(
+        load_models(checkpoint),
         tokenizer,
-        max_model_len=CONTEXT,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        **options,
+        RunnerOptions(
+            max_model_len=CONTEXT,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            **options,
+        ),
+        on_engine_dead=on_engine_dead,
+        max_step_seconds=max_step_seconds,
     )
 
 
@@ -168,15 +174,17 @@ def compare_with_peft(
         with torch.no_grad():
             expected[role] = model(input_ids=prompt).logits[0, -1]
         proof[role.value] = probe.peft_logits(model, role.value, ids)
-    engine = BatchingEngine(
+    engine = BatchingEngine.from_models(
         together(model),
         tokenizer,
-        max_model_len=64,
-        max_num_seqs=3,
-        max_num_batched_tokens=4,
-        lora_linear=form,
+        RunnerOptions(
+            max_model_len=64,
+            max_num_seqs=3,
+            max_num_batched_tokens=4,
+            lora_linear=form,
+            paged=paged,
+        ),
         speculation=False,
-        paged=paged,
     )
     scores = engine.compute_logits(ids)
     logits: dict[int, torch.Tensor] = {}

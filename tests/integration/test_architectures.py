@@ -13,6 +13,7 @@ from jobs.pipeline import Role
 from tests.integration.batches import SIZES, compare_with_peft, together
 from worker.engine.batching.batch_shape import BatchShape
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.models.registry import TESTED_MODEL_TYPES, unsupported_reasons
 
 ALL_SIZES = {**SIZES, "bos_token_id": 1, "pad_token_id": 0}
@@ -86,8 +87,10 @@ def test_scores_over_blocks_are_pefts(kind: str, tokenizer: Any) -> None:
 
 def test_a_step_of_padding_takes_learned_position_embeddings(tokenizer: Any) -> None:
     """It measures memory when a worker starts on a GPU, where an index out of range would lose the device."""
-    engine = BatchingEngine(
-        together(model("gpt_bigcode")), tokenizer, max_model_len=64, max_num_seqs=3, paged=True
+    engine = BatchingEngine.from_models(
+        together(model("gpt_bigcode")),
+        tokenizer,
+        RunnerOptions(max_model_len=64, max_num_seqs=3, paged=True),
     )
     runner: Any = engine._runner
     runner.dummy_run(

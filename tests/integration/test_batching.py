@@ -44,6 +44,7 @@ from tests.joining import join
 from worker.engine import probe
 from worker.engine.attention import row_metadata
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.cuda import torch_ops
 from worker.engine.interface import (
     Completion,
@@ -128,8 +129,8 @@ def ends_alike(
     models = [load_models(checkpoint) for _ in range(2)]
     for model in (model for by_role in models for model in by_role.values()):
         model.generation_config.eos_token_id = ends
-    batching = BatchingEngine(
-        models[0], tokenizer, max_model_len=CONTEXT, max_num_seqs=2, paged=paged
+    batching = BatchingEngine.from_models(
+        models[0], tokenizer, RunnerOptions(max_model_len=CONTEXT, max_num_seqs=2, paged=paged)
     )
     reference = ReferenceEngine(models[1], tokenizer, max_model_len=CONTEXT)
     completion, expected = (e.submit(request).result() for e in (batching, reference))
@@ -166,7 +167,9 @@ def test_generation_settings_of_a_checkpoint_are_ignored(
     request = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=24))
     expected = reference.submit(request).result()
     for make_engine in (
-        lambda models: BatchingEngine(models, tokenizer, max_model_len=CONTEXT, max_num_seqs=2),
+        lambda models: BatchingEngine.from_models(
+            models, tokenizer, RunnerOptions(max_model_len=CONTEXT, max_num_seqs=2)
+        ),
         lambda models: ReferenceEngine(models, tokenizer, max_model_len=CONTEXT),
     ):
         models = load_models(checkpoint)
@@ -246,11 +249,10 @@ def test_drafts_take_fewer_steps_to_the_same_texts(
     completions: dict[bool, list[list[Completion]]] = {}
     steps: dict[bool, int] = {}
     for drafts in (False, True):
-        engine = BatchingEngine(
+        engine = BatchingEngine.from_models(
             load_models(checkpoint),
             tokenizer,
-            max_model_len=CONTEXT,
-            max_num_seqs=8,
+            RunnerOptions(max_model_len=CONTEXT, max_num_seqs=8),
             speculation=drafts,
         )
         completions[drafts] = [complete(engine, requests) for _ in range(6)]
@@ -341,8 +343,8 @@ def test_scores_are_computed_one_role_at_a_time_if_memory_is_short(
     models = load_models(checkpoint)
     ids = probe.probe_token_ids(models["actor"].config)
     expected = {name: probe.peft_logits(model, name, ids) for name, model in models.items()}
-    engine = BatchingEngine(
-        models, tokenizer, max_model_len=16, max_num_seqs=3, paged=True, num_blocks=2
+    engine = BatchingEngine.from_models(
+        models, tokenizer, RunnerOptions(max_model_len=16, max_num_seqs=3, paged=True, num_blocks=2)
     )
     computed = engine.compute_logits(ids)
     engine.close()
@@ -358,7 +360,9 @@ def test_the_default_number_of_slots_fits_the_memory(
 ) -> None:
     """At least one sequence may have the full context, however small the memory is."""
     models = load_models(checkpoint)
-    engine = BatchingEngine(models, tokenizer, max_model_len=CONTEXT, paged=True, num_blocks=blocks)
+    engine = BatchingEngine.from_models(
+        models, tokenizer, RunnerOptions(max_model_len=CONTEXT, paged=True, num_blocks=blocks)
+    )
     engine.close()
     assert engine.max_num_seqs == slots
     assert engine.kv_cache_tokens == BLOCK_SIZE * (blocks - 1)
@@ -374,13 +378,10 @@ def test_weights_are_in_memory_once(form: LoRALinear | None, tokenizer: Any) -> 
     for role in (Role.CRITIC, Role.REGENERATOR):
         model.add_adapter(role.value, config)
     model_bytes = sum(p.nbytes for p in model.parameters())
-    engine = BatchingEngine(
+    engine = BatchingEngine.from_models(
         together(model),
         tokenizer,
-        max_model_len=64,
-        max_num_seqs=2,
-        lora_linear=form,
-        paged=form is None,
+        RunnerOptions(max_model_len=64, max_num_seqs=2, lora_linear=form, paged=form is None),
     )
     del base, model
     runner: Any = engine._runner

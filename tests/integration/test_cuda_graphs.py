@@ -26,6 +26,7 @@ from tests.integration.test_batching import mixed
 from worker.engine.batching import batch_shape, paged_model_runner, sampler
 from worker.engine.batching.cuda_graphs import Capture, StepFunction, StepOutputs
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.batching.sampler import SamplingMetadata
 from worker.engine.interface import Completion, Request
 
@@ -115,14 +116,14 @@ def answers(
     model: Any, tokenizer: Any, record: Capture | None, requests: Sequence[Request], **options: Any
 ) -> list[Completion]:
     """Submit all requests together, then some one by one."""
-    options = {
-        "max_model_len": CONTEXT,
-        "max_num_seqs": SLOTS,
-        "max_num_batched_tokens": 64,
-        "paged": True,
-        **options,
-    }
-    engine = BatchingEngine(model, tokenizer, capture=lambda _: record, **options)
+    built = RunnerOptions(
+        max_model_len=CONTEXT,
+        max_num_seqs=SLOTS,
+        max_num_batched_tokens=64,
+        paged=True,
+        capture=lambda _: record,
+    )
+    engine = BatchingEngine.from_models(model, tokenizer, replace(built, **options))
     completions = complete(engine, requests)
     completions += [engine.submit(request).result() for request in requests[:2]]
     assert engine.config.paged

@@ -17,6 +17,7 @@ from tests.conftest import model_settings, start_engine
 from worker.checkpoints import loading
 from worker.checkpoints.discovery import find_checkpoints
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.interface import Request
 from worker.evaluation import report
 from worker.evaluation.forms import Adapters, FullModels
@@ -126,11 +127,10 @@ def test_sampled_texts_do_not_depend_on_the_batch(environ: dict[str, str], task_
     alone = measured(1)
     assert measured(3) == measured(2) == alone
     assert len(set(alone)) == len(alone)
-    engine = BatchingEngine(
+    engine = BatchingEngine.from_models(
         loading.load(checkpoints).models,
         checkpoints.tokenizer,
-        max_model_len=checkpoints.context,
-        max_num_seqs=2,
+        RunnerOptions(max_model_len=checkpoints.context, max_num_seqs=2),
     )
     for (question, _, _), seed, written in zip(QUESTIONS, (MAX_SEED, 0, 1), alone, strict=True):
         outputs: list[str] = []

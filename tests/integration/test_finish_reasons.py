@@ -14,6 +14,7 @@ from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, make, same, submitted_together
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.interface import (
     ContextExceededError,
     EngineError,
@@ -25,13 +26,10 @@ from worker.engine.reference import ReferenceEngine
 
 @pytest.fixture(scope="module")
 def endless_engine(endless: Path, tokenizer: Any, paged: bool) -> Iterator[BatchingEngine]:
-    engine = BatchingEngine(
+    engine = BatchingEngine.from_models(
         load_models(endless),
         tokenizer,
-        max_model_len=4096,
-        max_num_seqs=2,
-        max_num_batched_tokens=64,
-        paged=paged,
+        RunnerOptions(max_model_len=4096, max_num_seqs=2, max_num_batched_tokens=64, paged=paged),
     )
     yield engine
     engine.close()
@@ -162,8 +160,10 @@ def test_requests_that_do_not_fit_the_context_are_refused(engine: BatchingEngine
 
 
 def test_closing_ends_everything(endless: Path, tokenizer: Any, paged: bool) -> None:
-    engine = BatchingEngine(
-        load_models(endless), tokenizer, max_model_len=4096, max_num_seqs=1, paged=paged
+    engine = BatchingEngine.from_models(
+        load_models(endless),
+        tokenizer,
+        RunnerOptions(max_model_len=4096, max_num_seqs=1, paged=paged),
     )
     generations = [
         engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))

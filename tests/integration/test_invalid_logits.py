@@ -14,6 +14,7 @@ from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, make, request, same
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.batching.scheduler_output import SchedulerOutput
 from worker.engine.interface import (
     EngineError,
@@ -66,13 +67,12 @@ def test_a_prompt_with_nan_does_not_affect_its_shared_prefix(
     poisoned: Any, tokenizer: Any, reference: ReferenceEngine, paged: bool
 ) -> None:
     """Nor sequences that reuse its memory. Several requests with the same prefix fail."""
-    engine = BatchingEngine(
+    engine = BatchingEngine.from_models(
         copy.deepcopy(poisoned),
         tokenizer,
-        max_model_len=CONTEXT,
-        max_num_seqs=4,
-        max_num_batched_tokens=16,
-        paged=paged,
+        RunnerOptions(
+            max_model_len=CONTEXT, max_num_seqs=4, max_num_batched_tokens=16, paged=paged
+        ),
     )
     beginning = "gravity explains the field " * 6
     greedy = Sampling(temperature=0, max_output_tokens=20)
@@ -99,14 +99,11 @@ def test_a_prompt_with_nan_does_not_affect_its_shared_prefix(
 def test_a_cancelled_prompt_with_nan_affects_no_other_text(
     poisoned: Any, tokenizer: Any, paged: bool
 ) -> None:
-    engine = BatchingEngine(
+    engine = BatchingEngine.from_models(
         copy.deepcopy(poisoned),
         tokenizer,
-        max_model_len=CONTEXT,
-        max_num_seqs=2,
-        max_num_batched_tokens=8,
+        RunnerOptions(max_model_len=CONTEXT, max_num_seqs=2, max_num_batched_tokens=8, paged=paged),
         speculation=False,
-        paged=paged,
     )
     long, short = (
         Request(Role.ACTOR, text, Sampling(temperature=0, max_output_tokens=20))
@@ -135,8 +132,8 @@ def test_a_draft_with_nan_does_not_end_the_request(
     poisoned: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [poison] = tokenizer.encode("~", add_special_tokens=False)
-    engine = BatchingEngine(
-        copy.deepcopy(poisoned), tokenizer, max_model_len=CONTEXT, max_num_seqs=4
+    engine = BatchingEngine.from_models(
+        copy.deepcopy(poisoned), tokenizer, RunnerOptions(max_model_len=CONTEXT, max_num_seqs=4)
     )
     request = Request(Role.ACTOR, "Earth wind", Sampling(temperature=0, max_output_tokens=30))
     text = engine.submit(request).result().text

@@ -27,6 +27,7 @@ from tests.random_weights import build
 from worker.checkpoints import loading
 from worker.engine import probe
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.interface import Engine, Request
 from worker.engine.lora.grouped_linear import GroupedLoRALinear
 from worker.engine.lora.linear import LoRALinear
@@ -99,8 +100,10 @@ def test_the_base_is_quantized_and_the_adapters_are_not(checkpoint: Path) -> Non
 def test_roles_are_mixed_in_a_batch(checkpoint: Path, tokenizer: Any, form: LoRALinear) -> None:
     """The first implementation is the CPU's, the second the GPU's."""
     requests = mixture()
-    engine = BatchingEngine(
-        load(checkpoint), tokenizer, max_model_len=CONTEXT, max_num_seqs=8, lora_linear=form
+    engine = BatchingEngine.from_models(
+        load(checkpoint),
+        tokenizer,
+        RunnerOptions(max_model_len=CONTEXT, max_num_seqs=8, lora_linear=form),
     )
     texts = answers(engine, requests)
     reference = ReferenceEngine(load(checkpoint), tokenizer, max_model_len=CONTEXT)
@@ -138,14 +141,16 @@ def test_fused_layers_change_no_text(
     loaded = loading.load(replace(find(wide), quantization="4bit"))
     base = loaded.models["actor"].get_base_model()
     assert type(base.lm_head) is torch.nn.Linear, "bitsandbytes does not quantize the head"
-    engine = BatchingEngine(
+    engine = BatchingEngine.from_models(
         loaded.models,
         tokenizer,
-        max_model_len=CONTEXT,
-        max_num_seqs=4,
-        max_num_batched_tokens=32,
-        paged=True,
-        capture=lambda _device: tracer,
+        RunnerOptions(
+            max_model_len=CONTEXT,
+            max_num_seqs=4,
+            max_num_batched_tokens=32,
+            paged=True,
+            capture=lambda _device: tracer,
+        ),
     )
     assert not [r for r in caplog.records if "transformers" in r.getMessage()]
     scores = engine.compute_logits(probe.probe_token_ids(find(wide).config))
@@ -163,7 +168,9 @@ def test_no_weight_is_in_memory_twice(wide: Path, tokenizer: Any) -> None:
     originals = [weakref.ref(m.weight) for m in modules if hasattr(m, "quant_state")]
     assert len(originals) >= 8
     del modules
-    engine = BatchingEngine(models, tokenizer, max_model_len=CONTEXT, max_num_seqs=2, paged=True)
+    engine = BatchingEngine.from_models(
+        models, tokenizer, RunnerOptions(max_model_len=CONTEXT, max_num_seqs=2, paged=True)
+    )
     gc.collect()
     assert not [original for original in originals if original() is not None]
     # Neither packed weights in another tensor nor 8-bit factors.
@@ -183,8 +190,10 @@ def test_layers_that_cannot_be_fused_are_left_to_transformers(
     checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     requests = mixture()
-    engine = BatchingEngine(
-        load(checkpoint), tokenizer, max_model_len=CONTEXT, max_num_seqs=8, paged=True
+    engine = BatchingEngine.from_models(
+        load(checkpoint),
+        tokenizer,
+        RunnerOptions(max_model_len=CONTEXT, max_num_seqs=8, paged=True),
     )
     [warning] = [
         r.getMessage() for r in caplog.records if r.name == "worker.engine.batching.runner_setup"

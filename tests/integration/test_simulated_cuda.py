@@ -20,7 +20,7 @@ from tests.simulated_cuda import DEVICE, RefusedError
 from worker.engine import probe
 from worker.engine.batching.cuda_graphs import CudaGraphCapture
 from worker.engine.batching.engine import BatchingEngine
-from worker.engine.batching.runner_setup import KV_TOKENS_PER_SEQ, MAX_KV_COPIES
+from worker.engine.batching.runner_setup import KV_TOKENS_PER_SEQ, MAX_KV_COPIES, RunnerOptions
 from worker.engine.kv import gpu_memory
 from worker.engine.kv.paged_cache import BLOCK_SIZE
 from worker.engine.kv.shape import kv_bytes_per_token
@@ -59,12 +59,10 @@ def test_texts_are_those_of_a_cpu(
     models = load_models(checkpoint)
     card = simulated_cuda.install(monkeypatch)
     with simulated_cuda.active():
-        engine = BatchingEngine(
+        engine = BatchingEngine.from_models(
             {name: model.to(DEVICE) for name, model in models.items()},
             tokenizer,
-            max_model_len=CONTEXT,
-            max_num_seqs=SEQUENCES,
-            max_num_batched_tokens=64,
+            RunnerOptions(max_model_len=CONTEXT, max_num_seqs=SEQUENCES, max_num_batched_tokens=64),
         )
         assert engine.config.paged
         assert engine.config.cuda_graphs
@@ -107,12 +105,10 @@ def test_as_many_sequences_are_computed_at_once_as_there_is_memory_for(
 
     monkeypatch.setattr(gpu_memory, "profile_run", measured)
     with simulated_cuda.active():
-        engine = BatchingEngine(
+        engine = BatchingEngine.from_models(
             {name: model.to(DEVICE) for name, model in models.items()},
             tokenizer,
-            max_model_len=CONTEXT,
-            max_num_batched_tokens=64,
-            capture=None,
+            RunnerOptions(max_model_len=CONTEXT, max_num_batched_tokens=64, capture=None),
         )
         engine.close()
     assert engine.kv_cache_tokens == tokens

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
@@ -21,6 +21,7 @@ from tests.conftest import model_settings
 from worker.checkpoints import loading
 from worker.checkpoints.discovery import Checkpoints, find_checkpoints
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
 from worker.engine.tokenization.encoder import Encoder
@@ -102,18 +103,24 @@ def test_special_tokens_are_control_tokens_if_configured(checkpoint: Path, tmp_p
     assert checkpoints.tokenizer.eos_token_id in ids
 
 
-@pytest.mark.parametrize("kind", [ReferenceEngine, partial(BatchingEngine, max_num_seqs=2)])
+def reference_engine(models: Any, tokenizer: Any, context: int) -> Engine:
+    return ReferenceEngine(models, tokenizer, max_model_len=context)
+
+
+def batching_engine(models: Any, tokenizer: Any, context: int) -> Engine:
+    options = RunnerOptions(max_model_len=context, max_num_seqs=2)
+    return BatchingEngine.from_models(models, tokenizer, options)
+
+
+@pytest.mark.parametrize("make_engine", [reference_engine, batching_engine])
 def test_engines_encode_the_question_as_typed(
-    checkpoint: Path, tmp_path: Path, kind: Callable[..., Engine]
+    checkpoint: Path, tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
     tokens = {}
     for split in ("true", "false"):
         checkpoints = find(checkpoint, tmp_path, split)
-        engine = kind(
-            loading.load(checkpoints).models,
-            checkpoints.tokenizer,
-            max_model_len=checkpoints.context,
-        )
+        models = loading.load(checkpoints).models
+        engine = make_engine(models, checkpoints.tokenizer, checkpoints.context)
         try:
             tokens[split] = [
                 engine.submit(request(text)).result().prompt_tokens for text in (TYPED, "What?")

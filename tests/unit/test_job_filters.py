@@ -66,5 +66,5 @@ def test_a_list_leaves_no_filter_out() -> None:
         # Times are no terms: they say where the list begins and ends.
         if field.name not in ("since", "until"):
             names = [filters.adapter] if filters.adapter else []
-            node = filters.wanted(None, names).node
-            assert node != everything.wanted(None, []).node, field.name
+            node = filters.index_query(None, names).node
+            assert node != everything.index_query(None, []).node, field.name

@@ -41,14 +41,14 @@ def _add_converter(state: BlueprintSetupState) -> None:
 @blueprint.get("/jobs")
 def list_jobs() -> Response:
     """List the jobs that the caller may read: the newest first, or those that match a query best."""
-    wanted = job_filters.wanted()
-    page = job_filters.find(wanted)
+    requested = job_filters.list_request()
+    page = job_filters.find(requested)
     following = None
     if page.next is not None:
         parameters = request.args.to_dict() | {"after": page.next}
         following = url_for(".list_jobs", **parameters)  # type: ignore[arg-type]  # names of parameters
     return jsonify(
-        data=histories(page.jobs, wanted.filters.query),
+        data=histories(page.jobs, requested.filters.query),
         has_more=following is not None,
         next=following,
     )

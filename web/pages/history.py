@@ -18,7 +18,7 @@ from jobs.use_cases import overview
 from jobs.use_cases.owners import narrow
 from jobs.use_cases.searching import Page
 from web.caller import get_caller
-from web.job_filters import FILTERS, METADATA, PARAMETERS, Wanted, find, wanted
+from web.job_filters import FILTERS, METADATA, PARAMETERS, ListRequest, find, list_request
 from web.pages import job_rows
 from web.pages.complaints import message_of
 from web.services import get_services
@@ -120,7 +120,7 @@ def show() -> Response | str | tuple[str, int]:
     chosen, message, wrong = None, None, None
     found, links = Page([], None), _Links()
     try:
-        chosen = wanted(PAGE_SIZE, others=_PLACE)
+        chosen = list_request(PAGE_SIZE, others=_PLACE)
         found, links = _page(chosen, stated)
     except (InvalidRequestError, CursorError) as error:
         told = translate(error)
@@ -182,7 +182,7 @@ def news() -> dict[str, Any]:
         CursorError: there is no such job.
         InvalidRequestError: a filter is wrong, or of the search index.
     """
-    chosen = wanted(PAGE_SIZE)
+    chosen = list_request(PAGE_SIZE)
     if chosen.after is None or not overview.can_count(chosen.filters):
         raise invalid_value(
             "after", "New jobs are counted after a job, by `status`, `owner`, `since` and `until`."
@@ -195,11 +195,11 @@ def news() -> dict[str, Any]:
     return {"count": count, "more": count == overview.MAX_NEW}
 
 
-def _size(chosen: Wanted | None) -> int:
+def _size(chosen: ListRequest | None) -> int:
     return PAGE_SIZE if chosen is None else chosen.limit
 
 
-def _page(chosen: Wanted, stated: dict[str, str]) -> tuple[Page, _Links]:
+def _page(chosen: ListRequest, stated: dict[str, str]) -> tuple[Page, _Links]:
     """Return a page and its neighbours. A page after or before a job stays the same while jobs arrive."""
     backwards = "before" in stated
     asked = {name: value for name, value in stated.items() if name not in _PLACE}
@@ -226,7 +226,7 @@ def _page(chosen: Wanted, stated: dict[str, str]) -> tuple[Page, _Links]:
     return found, _Links(url(asked), link("before", page.next), link("after", last))
 
 
-def _chips(chosen: Wanted | None, asked: dict[str, str]) -> list[_Chip]:
+def _chips(chosen: ListRequest | None, asked: dict[str, str]) -> list[_Chip]:
     """Return the statuses to filter by, with their counts where an index has them."""
     counts: dict[Status, int] | None = None
     if chosen is not None and chosen.order.by_age and overview.can_count(chosen.filters):
@@ -266,7 +266,7 @@ def _hidden(asked: dict[str, str]) -> dict[str, str]:
     return {n: value for n, value in asked.items() if n in kept}
 
 
-def _orders(chosen: Wanted | None) -> list[tuple[str, str]]:
+def _orders(chosen: ListRequest | None) -> list[tuple[str, str]]:
     """Return the orders that a user can choose, the default first: it need not be in the address."""
     searched = chosen is not None and chosen.filters.query is not None
     default = Order.RELEVANCE if searched else Order.NEWEST
@@ -274,7 +274,7 @@ def _orders(chosen: Wanted | None) -> list[tuple[str, str]]:
     return [("", ORDERS[default]), *((each.value, ORDERS[each]) for each in others)]
 
 
-def _headings(chosen: Wanted | None, asked: dict[str, str]) -> dict[str, _Heading]:
+def _headings(chosen: ListRequest | None, asked: dict[str, str]) -> dict[str, _Heading]:
     """Return the headings of the columns that a list can be ordered by, each with a link to that order."""
     current = None if chosen is None else chosen.order
     headings = {}
@@ -294,7 +294,7 @@ def _export(asked: dict[str, str]) -> str:
     return f"{url_for('api.export_jobs')}?{query}" if query else url_for("api.export_jobs")
 
 
-def _news(chosen: Wanted | None, stated: dict[str, str], found: Page) -> str | None:
+def _news(chosen: ListRequest | None, stated: dict[str, str], found: Page) -> str | None:
     """Return where the script asks for new jobs; None where they would not be on this page."""
     if (
         chosen is None

@@ -29,14 +29,8 @@ from web.idempotency import keyed_request
 from web.request_body import read_json
 from web.services import get_services
 from web.v1 import sse
-from web.v1.routes import (
-    blueprint,
-    json_response,
-    message_stream,
-    stream_response,
-    submit,
-    wait_for_end,
-)
+from web.v1.asking import message_stream, stream_response, submit, wait_for_end
+from web.v1.routes import blueprint, json_response
 
 
 class CompletionIdConverter(BaseConverter):

@@ -1,10 +1,8 @@
-"""The endpoints of ``/v1``."""
+"""The endpoints of ``/v1/responses`` and ``/v1/models``."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,23 +13,24 @@ from werkzeug.routing import BaseConverter
 from jobs.models import Job, Status
 from jobs.protocol import served_models
 from jobs.protocol.conversation import earlier_turns
-from jobs.protocol.errors import ProtocolError
 from jobs.protocol.input_items import input_item_list
 from jobs.protocol.limits import measure
 from jobs.protocol.lists import list_object
-from jobs.protocol.new_job import new_job
-from jobs.protocol.request import CreateResponse
 from jobs.protocol.response import response
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries, submission
-from jobs.use_cases.requests import Keyed
 from web import query
-from web.caller import get_caller
 from web.errors import HTTPError
 from web.idempotency import keyed_request
 from web.request_body import check_no_parameters, read_json
 from web.services import get_services
-from web.v1.feeds import get_feeds
+from web.v1.asking import (
+    client_disconnected,
+    message_stream,
+    stream_response,
+    submit,
+    wait_for_end,
+)
 from web.v1.replies import MIN_POLL_INTERVAL, etag_of, get_replies, to_json
 
 blueprint = Blueprint("v1", __name__)
@@ -80,40 +79,6 @@ def create_response() -> Response:
     reply = _reply(job, status=202)
     reply.headers["Location"] = url_for("v1.retrieve_response", job_id=job.id)
     return reply
-
-
-def submit(request: Callable[[], CreateResponse], keyed: Keyed | None) -> Job:
-    """Accept a request; return its job, or the one that the same request created before.
-
-    Args:
-        request: returns a valid request, or raises what is wrong with it.
-        keyed: the HTTP request, if it has an idempotency key.
-
-    Raises:
-        ProtocolError: the request is wrong, or too large for the model.
-        UserError: the job is not accepted, as `submission.submit` raises it.
-    """
-    services = get_services()
-    try:
-        valid = request()
-        turns = earlier_turns(valid, services.database, services.owner)
-        new = new_job(valid, services.tokens, turns, keyed)
-    except ProtocolError:
-        # The same request may have been accepted at the same time, just before the limits changed.
-        if (job := submission.find_made(services.database, keyed)) is None:
-            raise
-        return job
-    return services.submit(new)
-
-
-def wait_for_end(job: Job) -> Job:
-    """Wait until a job of the current request's owner has ended, unless the server shuts down; return it as it is then."""
-    if job.status.final:
-        return job
-    services = get_services()
-    return services.waiter.wait(
-        services.owner, job.id, lambda j: j.status.final, math.inf, client_disconnected()
-    )
 
 
 @blueprint.get("/responses")
@@ -215,37 +180,6 @@ def list_models() -> Response:
 def retrieve_model(name: str) -> Response:
     """Describe a model."""
     return json_response(served_models.model(name))
-
-
-def message_stream(job_id: str, after: int) -> Iterator[bytes]:
-    """Yield the messages of a job's event stream, for as long as the client may and wants to read them."""
-    services, disconnected, caller = get_services(), client_disconnected(), get_caller()
-    return get_feeds().stream(
-        caller.readable_owner,
-        job_id,
-        after,
-        stop=lambda: services.waiter.stopping() or disconnected() or not caller.is_valid(),
-    )
-
-
-def stream_response(messages: Iterator[bytes], slot: ExitStack) -> Response:
-    """Reply with messages as they come, and release the slot at the end."""
-    reply = Response(
-        messages,
-        mimetype="text/event-stream",
-        # Proxies that buffer would delay the events.
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-    )
-    reply.call_on_close(slot.close)
-    return reply
-
-
-def client_disconnected() -> Callable[[], bool]:
-    """Return a function that returns whether this request's client has closed its connection."""
-    disconnected: Callable[[], bool] = request.environ.get(
-        "waitress.client_disconnected", lambda: False
-    )
-    return disconnected
 
 
 def _reply(job: Job, status: int = 200) -> Response:

@@ -15,6 +15,7 @@ from jobs.pipeline import Role, Sampling
 from worker.bench.engine import Result
 from worker.bench.models import Model, questions
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.interface import Request
 from worker.engine.threads import run_in_fresh_thread
 
@@ -57,11 +58,10 @@ def by_length(
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
 
     def load() -> BatchingEngine:
-        return BatchingEngine(
+        return BatchingEngine.from_models(
             model.load(dtype, device),
             tokenizer,
-            max_model_len=context,
-            max_num_seqs=SLOTS,
+            RunnerOptions(max_model_len=context, max_num_seqs=SLOTS),
         )
 
     engine = run_in_fresh_thread(load)

@@ -26,6 +26,7 @@ from worker.bench.models import Model
 from worker.bench.peak import Peak
 from worker.engine.batching.cuda_graphs import cuda_graph_capture
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import RunnerOptions
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import run_in_fresh_thread
@@ -263,13 +264,15 @@ class _Benchmark:
         models = self.model.load(self.dtype, self.device)
         if without == ADAPTERS:
             _remove_adapters(models)
-        return BatchingEngine(
+        return BatchingEngine.from_models(
             models,
             self.tokenizer,
-            max_model_len=self.context,
-            max_num_seqs=slots,
+            RunnerOptions(
+                max_model_len=self.context,
+                max_num_seqs=slots,
+                capture=None if without == GRAPHS else cuda_graph_capture,
+            ),
             speculation=without != DRAFTS,
-            capture=None if without == GRAPHS else cuda_graph_capture,
         )
 
 

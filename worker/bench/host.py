@@ -45,7 +45,7 @@ def make_engine(
         num_adapters=len(Role),
         speed=speed,
     )
-    engine = BatchingEngine.from_runner(
+    engine = BatchingEngine(
         built,
         tokenizer,
         adapter_names=[role.value for role in Role],

@@ -1,4 +1,4 @@
-"""The shape of a summary, which lists, histories and queues of reviews have of a job, and what it is made of."""
+"""The shape of a job's summary, which lists, histories and the queue of reviews contain."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import httpx2
 from tests.acceptance.conftest import ENDED
 from tests.acceptance.storm.service import StormyService
 from tests.acceptance.storm.worker import BREAKS
-from tests.integration.batch_service import RESPONSES, line
+from tests.integration.batch_api.service import RESPONSES, line
 from tests.servers import PATIENCE
 
 #: Seconds between two requests of a client: at most.

@@ -18,7 +18,7 @@ from jobs.use_cases import verifying
 from tests.acceptance.conftest import ENDED
 from tests.acceptance.storm.clients import LAST_EVENTS, QUESTIONS, Asked, Client
 from tests.acceptance.storm.service import StormyService
-from tests.integration.batch_service import RESPONSES
+from tests.integration.batch_api.service import RESPONSES
 from tests.integration.test_rollups import check
 from tests.polling import poll
 from tests.receiver import Webhook

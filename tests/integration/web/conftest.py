@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
+from flask import Flask
 from werkzeug.serving import make_server
 
 from cli.main import main
 from jobs.database import Database
 from jobs.models import Job
-from tests.conftest import new_database
+from jobs.use_cases import workers
+from jobs.use_cases.workers import Runtime
+from tests.conftest import WORKER, new_database
 from tests.executed_statements import executed, reads
 from tests.integration.web.client import Client, register_worker, services_of, serving
 from tests.joining import shut_down
@@ -97,6 +100,16 @@ def app(
     host, allowed = "0.0.0.0", "127.0.0.0/8"  # noqa: S104 (nothing is bound)
     with serving(url, redis_server.url, HOST=host, WEBHOOK_ALLOWED_NETWORKS=allowed) as web:
         yield web.application
+
+
+@pytest.fixture(scope="module")
+def site(app: Flask, tokenizer_json: str) -> Flask:
+    """The application, with a worker registered."""
+    database = app.extensions["helixq"].database
+    workers.register(
+        database, WORKER, "localhost", 1, Runtime({"engine": "none"}, 4096, tokenizer_json)
+    )
+    return app
 
 
 @pytest.fixture

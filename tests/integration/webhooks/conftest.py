@@ -13,12 +13,13 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.models import ANONYMOUS, DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from jobs.models import ANONYMOUS, DeliveryStatus, Job, WebhookDelivery, WebhookEndpoint
 from jobs.page_request import PageRequest
 from jobs.setting_values import networks
-from jobs.use_cases import deliveries, webhooks
+from jobs.use_cases import cancellation, deliveries, webhooks
 from jobs.webhook_delivery import WebhookSending
 from jobs.webhooks.events import EVENT_TYPES
+from tests.integration.rows import submit
 from tests.receiver import Receiver
 from tests.servers import PATIENCE
 
@@ -55,6 +56,17 @@ def register(database: Database) -> Register:
 @pytest.fixture
 def endpoint(register: Register, receiver: Receiver) -> WebhookEndpoint:
     return register(receiver.url)
+
+
+def end_job(database: Database) -> Job:
+    """End a job, so that there is an event."""
+    return cancellation.cancel(database, ANONYMOUS, submit(database).id)
+
+
+def has_failed(times: int) -> Any:
+    return lambda found: (
+        found[0].failures == times and found[0].status is not DeliveryStatus.SENDING
+    )
 
 
 @contextmanager

@@ -65,6 +65,20 @@ def test_the_help_is_whole_and_has_an_example(path: str) -> None:
     )
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_the_help_is_paragraphs_without_the_indentation_of_the_source(path: str) -> None:
+    shown = CliRunner().invoke(main, [*path.split(), "--help"], terminal_width=80).output
+    usage, _, described = shown.partition("Options:")[0].partition("\n\n")
+    assert usage.startswith("Usage: ")
+    assert not re.findall(r"^(?!  \S).+$|\S {2,}\S.*$", described, re.MULTILINE)
+
+
+def test_options_that_change_an_endpoint_have_no_default() -> None:
+    """What an update does not name stays as it is."""
+    shown = CliRunner().invoke(main, ["webhooks", "update", "--help"]).output
+    assert "default" not in shown
+
+
 def test_the_help_says_what_works_on_the_database() -> None:
     row = re.search(
         r"^\| `DATABASE_URL`, `DATA_DIR` \| (.*) \|$", SETTINGS.read_text(), re.MULTILINE

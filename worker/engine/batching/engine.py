@@ -11,15 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from jobs.pipeline import Role, Sampling
-from worker.engine.batching.cuda_graphs import cuda_graph_capture
 from worker.engine.batching.loop import EngineLoop
-from worker.engine.batching.runner_setup import CaptureFactory, RunnerSetup, build_runner
+from worker.engine.batching.runner_setup import RunnerOptions, RunnerSetup, build_runner
 from worker.engine.batching.scheduler_output import PrefillChunk, SchedulerOutput
 from worker.engine.batching.sequence import Sequence
 from worker.engine.batching.step_watch import MAX_STEP_SECONDS
 from worker.engine.interface import EngineConfig, EngineStats, Generation, Request
 from worker.engine.kv.block_manager import BlockManager
-from worker.engine.lora.linear import LoRALinear
 from worker.engine.speculative.drafter import Drafter
 from worker.engine.threads import on_device
 from worker.engine.tokenization.detokenizer import Detokenizer
@@ -35,88 +33,17 @@ class BatchingEngine:
 
     def __init__(
         self,
-        models: dict[str, PeftModel],
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        max_model_len: int,
-        max_num_seqs: int | None = None,
-        max_num_batched_tokens: int | None = None,
-        lora_linear: LoRALinear | None = None,
-        speculation: bool = True,
-        paged: bool | None = None,
-        num_blocks: int | None = None,
-        capture: CaptureFactory | None = cuda_graph_capture,
-        adapter_keys: Seq[str] | None = None,
-        on_engine_dead: Callable[[], object] = lambda: None,
-        max_step_seconds: float | None = None,
-    ) -> None:
-        """Take the models over, allocate the KV cache, and start.
-
-        Args:
-            models: by role name; their bases share the tensors, and no adapter has
-                `worker.lora.adapter.batching_unsupported_reasons`. The dict is emptied, and the models cannot be used for
-                anything else any more.
-            tokenizer: the base's.
-            max_model_len: maximum number of tokens of prompt and output, at most the model's own limit.
-            max_num_seqs: maximum number of requests that are decoded together; by default as many as suit
-                the device and its memory.
-            max_num_batched_tokens: maximum number of tokens of a step with prefills; by default what suits
-                the device.
-            lora_linear: implementation of LoRA layers over a KV cache of rows; by default what suits the
-                model.
-            speculation: whether to draft tokens where it pays. Texts are the same.
-            paged: whether the KV cache is paged, and a step is launched before the step before is read;
-                False is for CPUs, where it is the default.
-            num_blocks: blocks of the paged KV cache; by default as many as fit the device's memory.
-            capture: returns what captures CUDA graphs on a device; if None, steps are launched kernel by
-                kernel.
-            adapter_keys: identify each adapter's weights, as a digest or a path does, in the models' order;
-                adapters with equal keys share prefixes. By default none do.
-            on_engine_dead: called when the engine can serve no more: after an error that a device keeps for its
-                process, before the requests fail; after ``max_step_seconds`` of one step; after an error of the
-                engine's own thread.
-            max_step_seconds: how long a step may take; by default 120 seconds on CUDA, without limit elsewhere.
-
-        Raises:
-            worker.engine.interface.EngineError: an adapter is more than factors beside linear layers.
-            worker.engine.cuda.requirements.DeviceError: the device has no memory for one context, or its
-                kernels cannot be compiled.
-        """
-        adapter_names = list(models)
-        stop_token_ids = resolve_stop_tokens(next(iter(models.values())), tokenizer)
-        setup = build_runner(
-            models,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            lora_linear=lora_linear,
-            paged=paged,
-            num_blocks=num_blocks,
-            capture=capture,
-            adapter_keys=adapter_keys or adapter_names,
-        )
-        self._start(
-            setup,
-            tokenizer,
-            adapter_names=adapter_names,
-            stop_token_ids=stop_token_ids,
-            max_model_len=max_model_len,
-            speculation=speculation,
-            on_engine_dead=on_engine_dead,
-            max_step_seconds=max_step_seconds,
-        )
-
-    @classmethod
-    def from_runner(
-        cls,
         setup: RunnerSetup,
         tokenizer: PreTrainedTokenizerBase,
         *,
         adapter_names: Seq[str],
         stop_token_ids: Container[int],
         max_model_len: int,
-    ) -> BatchingEngine:
-        """Start an engine with a model runner that exists already.
+        speculation: bool = True,
+        on_engine_dead: Callable[[], object] = lambda: None,
+        max_step_seconds: float | None = None,
+    ) -> None:
+        """Start with a model runner; `from_models` builds one.
 
         Args:
             setup: the model runner.
@@ -124,32 +51,12 @@ class BatchingEngine:
             adapter_names: names of the roles, in the order of the adapter ids.
             stop_token_ids: the tokens that end a text.
             max_model_len: maximum number of tokens of prompt and output together.
+            speculation: whether to draft tokens where it pays. Texts are the same.
+            on_engine_dead: called when the engine can serve no more: after an error that a device keeps for its
+                process, before the requests fail; after ``max_step_seconds`` of one step; after an error of the
+                engine's own thread.
+            max_step_seconds: how long a step may take; by default 120 seconds on CUDA, without limit elsewhere.
         """
-        engine = cls.__new__(cls)
-        engine._start(
-            setup,
-            tokenizer,
-            adapter_names=adapter_names,
-            stop_token_ids=stop_token_ids,
-            max_model_len=max_model_len,
-            speculation=True,
-            on_engine_dead=lambda: None,
-            max_step_seconds=None,
-        )
-        return engine
-
-    def _start(
-        self,
-        setup: RunnerSetup,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        adapter_names: Seq[str],
-        stop_token_ids: Container[int],
-        max_model_len: int,
-        speculation: bool,
-        on_engine_dead: Callable[[], object],
-        max_step_seconds: float | None,
-    ) -> None:
         self.max_model_len = max_model_len
         self.max_num_seqs = setup.max_num_seqs
         self._adapter_names = list(adapter_names)
@@ -167,6 +74,46 @@ class BatchingEngine:
             tokenizer,
             drafter=drafter,
             stop_token_ids=stop_token_ids,
+            on_engine_dead=on_engine_dead,
+            max_step_seconds=max_step_seconds,
+        )
+
+    @classmethod
+    def from_models(
+        cls,
+        models: dict[str, PeftModel],
+        tokenizer: PreTrainedTokenizerBase,
+        options: RunnerOptions,
+        *,
+        speculation: bool = True,
+        on_engine_dead: Callable[[], object] = lambda: None,
+        max_step_seconds: float | None = None,
+    ) -> BatchingEngine:
+        """Take models over, build their model runner with its KV cache, and start.
+
+        Args:
+            models: by role name; their bases share the tensors, and no adapter has
+                `worker.lora.adapter.batching_unsupported_reasons`. The dict is emptied, and the models cannot be used for
+                anything else any more.
+            tokenizer: the base's.
+            options: of the model runner.
+            speculation, on_engine_dead, max_step_seconds: as for `BatchingEngine`.
+
+        Raises:
+            worker.engine.interface.EngineError: an adapter is more than factors beside linear layers.
+            worker.engine.cuda.requirements.DeviceError: the device has no memory for one context, or its
+                kernels cannot be compiled.
+        """
+        # Both before the models are taken apart.
+        adapter_names = list(models)
+        stop_token_ids = resolve_stop_tokens(next(iter(models.values())), tokenizer)
+        return cls(
+            build_runner(models, options),
+            tokenizer,
+            adapter_names=adapter_names,
+            stop_token_ids=stop_token_ids,
+            max_model_len=options.max_model_len,
+            speculation=speculation,
             on_engine_dead=on_engine_dead,
             max_step_seconds=max_step_seconds,
         )

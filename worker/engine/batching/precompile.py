@@ -25,7 +25,12 @@ from peft import PeftConfig
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from worker.engine.batching.paged_model_runner import PagedModelRunner
-from worker.engine.batching.runner_setup import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, build_runner
+from worker.engine.batching.runner_setup import (
+    MAX_NUM_BATCHED_TOKENS,
+    MAX_NUM_SEQS,
+    RunnerOptions,
+    build_runner,
+)
 from worker.engine.kv.paged_cache import BLOCK_SIZE
 from worker.engine.models.paged_llama import PagedLlama
 
@@ -124,18 +129,14 @@ def meta_runner(
             ).to(dtype)
             for name, folder in adapters.items()
         }
-    setup = build_runner(
-        models,
+    options = RunnerOptions(
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs or MAX_NUM_SEQS["cuda"],
-        max_num_batched_tokens=None,
-        lora_linear=None,
         paged=True,
         num_blocks=-(-max_model_len // BLOCK_SIZE) + 1,
         capture=None,
-        adapter_keys=list(adapters),
     )
-    runner = setup.runner
+    runner = build_runner(models, options).runner
     is_paged_llama = isinstance(runner, PagedModelRunner) and isinstance(runner.model, PagedLlama)
     return runner if is_paged_llama else None  # type: ignore[return-value]  # checked in the line before
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from worker.engine.batching.cuda_graphs import Capture
+from worker.engine.batching.cuda_graphs import Capture, cuda_graph_capture
 from worker.engine.batching.model_runner import ModelRunner
 from worker.engine.batching.paged_model_runner import PagedModelRunner
 from worker.engine.batching.row_model_runner import RowModelRunner
@@ -65,59 +65,47 @@ class RunnerSetup:
     device: torch.device
 
 
-def build_runner(
-    models: dict[str, PeftModel],
-    *,
-    max_model_len: int,
-    max_num_seqs: int | None,
-    max_num_batched_tokens: int | None,
-    lora_linear: LoRALinear | None,
-    paged: bool | None,
-    num_blocks: int | None,
-    capture: CaptureFactory | None,
-    adapter_keys: Seq[Hashable],
-) -> RunnerSetup:
+@dataclass(frozen=True, kw_only=True)
+class RunnerOptions:
+    """How to build a model runner. What is None is chosen to suit the model and its device."""
+
+    #: Maximum number of tokens of prompt and output, at most the model's own limit.
+    max_model_len: int
+    #: Maximum number of requests that are decoded together.
+    max_num_seqs: int | None = None
+    #: Maximum number of tokens of a step with prefills.
+    max_num_batched_tokens: int | None = None
+    #: Implementation of LoRA layers over a KV cache of rows.
+    lora_linear: LoRALinear | None = None
+    #: Whether the KV cache is paged, and a step is launched before the step before is read. False is for CPUs, where it
+    #: is the default.
+    paged: bool | None = None
+    #: Blocks of the paged KV cache; by default as many as fit the device's memory.
+    num_blocks: int | None = None
+    #: Returns what captures CUDA graphs on a device. If it is None, steps are launched kernel by kernel.
+    capture: CaptureFactory | None = cuda_graph_capture
+    #: Identify each adapter's weights, as a digest or a path does, in the models' order. Adapters with equal keys share
+    #: prefixes; by default none do.
+    adapter_keys: Seq[Hashable] | None = None
+
+
+def build_runner(models: dict[str, PeftModel], options: RunnerOptions) -> RunnerSetup:
     """Build a model runner of models, which cannot be used any more.
 
-    Arguments and errors are those of `worker.engine.batching.engine.BatchingEngine`.
+    Models and errors are those of `worker.engine.batching.engine.BatchingEngine.from_models`.
     """
     device = next(iter(models.values())).device
-    if max_num_batched_tokens is None:
-        max_num_batched_tokens = MAX_NUM_BATCHED_TOKENS.get(
-            device.type, MAX_NUM_BATCHED_TOKENS["cuda"]
-        )
-    if paged is None:
-        paged = device.type != "cpu"
-    if paged:
+    if options.paged or (options.paged is None and device.type != "cpu"):
         with on_device(device):
-            return _build_paged(
-                models,
-                max_model_len=max_model_len,
-                max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max_num_batched_tokens,
-                num_blocks=num_blocks,
-                capture=capture,
-                adapter_keys=adapter_keys,
-            )
-    return _build_rows(
-        models,
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs or MAX_NUM_SEQS["cpu"],
-        max_num_batched_tokens=max_num_batched_tokens,
-        lora_linear=lora_linear or choose_lora_linear(models),
-    )
+            return _build_paged(models, options)
+    return _build_rows(models, options)
 
 
-def _build_rows(
-    models: dict[str, PeftModel],
-    *,
-    max_model_len: int,
-    max_num_seqs: int,
-    max_num_batched_tokens: int,
-    lora_linear: LoRALinear,
-) -> RunnerSetup:
+def _build_rows(models: dict[str, PeftModel], options: RunnerOptions) -> RunnerSetup:
     device, dtype, config = _properties(models)
-    num_adapters = len(models)
+    num_adapters, max_model_len = len(models), options.max_model_len
+    max_num_seqs = options.max_num_seqs or MAX_NUM_SEQS["cpu"]
+    lora_linear = options.lora_linear or choose_lora_linear(models)
     # At least one row for each adapter: its last prompt stays in the prefix cache.
     num_rows = max(max_num_seqs, num_adapters)
     model = build_row_model(models, lora_linear)
@@ -125,30 +113,27 @@ def _build_rows(
     threads = IntraOpThreads(small_model=lora_linear is MergedLoRALinear)
     kv = RowManager(num_rows, max_model_len=max_model_len, num_adapters=num_adapters)
     runner = RowModelRunner(model, cache, kv, threads, vocab_size=int(config.vocab_size))
-    return RunnerSetup(runner, max_num_seqs, max_num_batched_tokens, threads, device)
+    return RunnerSetup(
+        runner, max_num_seqs, _max_num_batched_tokens(options, device), threads, device
+    )
 
 
-def _build_paged(
-    models: dict[str, PeftModel],
-    *,
-    max_model_len: int,
-    max_num_seqs: int | None,
-    max_num_batched_tokens: int,
-    num_blocks: int | None,
-    capture: CaptureFactory | None,
-    adapter_keys: Seq[Hashable],
-) -> RunnerSetup:
+def _build_paged(models: dict[str, PeftModel], options: RunnerOptions) -> RunnerSetup:
     device, dtype, config = _properties(models)
     if device.type == "cuda":
         requirements.check(device)
     ops = ops_for(device)
-    num_adapters = len(models)
-    model = _build_paged_model(models, ops, max_model_len)
-    captures = capture(device) if capture and isinstance(model, PagedLlama) else None
+    adapter_keys = options.adapter_keys or list(models)
+    max_num_batched_tokens = _max_num_batched_tokens(options, device)
+    model = _build_paged_model(models, ops, options.max_model_len)
+    capture = None
+    if options.capture is not None and isinstance(model, PagedLlama):
+        capture = options.capture(device)
     num_kv_heads, _ = kv_head_shape(config)
     tile_tokens = ops.prefill_tile_tokens(int(config.num_attention_heads) // num_kv_heads)
+    num_blocks = options.num_blocks
     if num_blocks is None and device.type == "cuda":
-        most_seqs = max_num_seqs or MAX_NUM_SEQS["cuda"]
+        most_seqs = options.max_num_seqs or MAX_NUM_SEQS["cuda"]
         activation_bytes = gpu_memory.profile_run(
             model,
             ops,
@@ -164,13 +149,17 @@ def _build_paged(
             dtype,
             device,
             block_size=BLOCK_SIZE,
-            max_model_len=max_model_len,
-            max_num_tokens=MAX_KV_COPIES * most_seqs * max(max_model_len, KV_TOKENS_PER_SEQ),
+            max_model_len=options.max_model_len,
+            max_num_tokens=MAX_KV_COPIES
+            * most_seqs
+            * max(options.max_model_len, KV_TOKENS_PER_SEQ),
             activation_bytes=activation_bytes,
-            cuda_graphs=captures is not None,
+            cuda_graphs=capture is not None,
         )
     elif num_blocks is None:
-        num_blocks = (max_num_seqs or MAX_NUM_SEQS["cpu"]) * -(-max_model_len // BLOCK_SIZE) + 1
+        most_seqs = options.max_num_seqs or MAX_NUM_SEQS["cpu"]
+        num_blocks = most_seqs * -(-options.max_model_len // BLOCK_SIZE) + 1
+    max_num_seqs = options.max_num_seqs
     if max_num_seqs is None:
         fitting = (num_blocks - 1) * BLOCK_SIZE // KV_TOKENS_PER_SEQ
         max_num_seqs = max(1, min(MAX_NUM_SEQS["cuda"], fitting))
@@ -178,8 +167,8 @@ def _build_paged(
     kv = BlockManager(
         num_blocks,
         BLOCK_SIZE,
-        num_rows=max(max_num_seqs, num_adapters),
-        max_model_len=max_model_len,
+        num_rows=max(max_num_seqs, len(adapter_keys)),
+        max_model_len=options.max_model_len,
         adapter_keys=adapter_keys,
     )
     runner = PagedModelRunner(
@@ -189,14 +178,20 @@ def _build_paged(
         vocab_size=int(config.vocab_size),
         ops=ops,
         tile_tokens=tile_tokens,
-        capture=captures,
+        capture=capture,
     )
-    if captures:
+    if capture is not None:
         started = time.monotonic()
         count = runner.capture_graphs(max_num_batched_tokens)
         log.info("captured %d CUDA graphs in %.1f s", count, time.monotonic() - started)
     threads = IntraOpThreads(small_model=False)
     return RunnerSetup(runner, max_num_seqs, max_num_batched_tokens, threads, device)
+
+
+def _max_num_batched_tokens(options: RunnerOptions, device: torch.device) -> int:
+    if options.max_num_batched_tokens is not None:
+        return options.max_num_batched_tokens
+    return MAX_NUM_BATCHED_TOKENS.get(device.type, MAX_NUM_BATCHED_TOKENS["cuda"])
 
 
 def _build_paged_model(

@@ -316,7 +316,7 @@ def test_whatever_is_launched_was_compiled_before(
         )
         models[name].save_pretrained(tmp_path)
     folders = {name: tmp_path / name for name in models}
-    sizes = {"max_model_len": 2048, "max_num_seqs": 40}
+    sizes: Any = {"max_model_len": 2048, "max_num_seqs": 40}
     runner = meta_runner(config, folders, TYPE, **sizes)
     assert runner
     with ThreadPoolExecutor(2) as pool:
@@ -332,17 +332,8 @@ def test_whatever_is_launched_was_compiled_before(
         monkeypatch.setattr(
             module, "launch", lambda kernel, grid, *a, **o: kernel.warmup(*a, grid=grid, **o)
         )
-    setup = runner_setup.build_runner(
-        models,
-        **sizes,
-        max_num_batched_tokens=None,
-        lora_linear=None,
-        paged=True,
-        num_blocks=None,
-        capture=None,
-        adapter_keys=list(folders),
-    )
-    real: Any = setup.runner
+    options = runner_setup.RunnerOptions(**sizes, paged=True, capture=None)
+    real: Any = runner_setup.build_runner(models, options).runner
     for shape in real.shapes_to_capture(1024):
         real.dummy_run(shape)
     assert variants() == compiled

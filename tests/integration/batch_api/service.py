@@ -95,6 +95,11 @@ class BatchService:
         assert len(by_id) == len(lines), "each line is answered once"
         return by_id
 
+    def count(self, table: Any) -> int:
+        """Return the number of rows of a table."""
+        with self.database.read() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
     def shift(self, table: Any, column: str, seconds: float) -> None:
         """Set a time of all rows of a table, in seconds from now."""
         with self.database.write() as connection:
