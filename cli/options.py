@@ -106,7 +106,7 @@ def filter_parameters(
         parameters["status"] = ",".join(status)
     for item in metadata:
         key, separator, value = item.partition("=")
-        if not (key and separator):
+        if not separator:
             raise click.BadParameter(f"{item!r} is not KEY=VALUE.", param_hint="--metadata")
         parameters[f"metadata.{key}"] = value
     return parameters
