@@ -68,7 +68,7 @@ def list_(
         if fields:
             fields.print(job, lines=True)
             continue
-        click.echo(_row(job, columns, names_owners=names_owners))
+        click.echo(row(job, columns, names_owners=names_owners))
         if job["snippets"]:
             click.echo(f"    {_snippet(job['snippets'][0])}")
     if not some and not fields:
@@ -241,7 +241,7 @@ def _comparison(history: dict[str, Any]) -> str:
     )
 
 
-def _row(job: dict[str, Any], columns: int, *, names_owners: bool) -> str:
+def row(job: dict[str, Any], columns: int, *, names_owners: bool) -> str:
     """Return a job in a line of a list: where it is narrow, without duration and time; where it is narrower, in two."""
     created = dt.datetime.fromisoformat(job["created_at"])
     duration = "-"

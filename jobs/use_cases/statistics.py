@@ -419,8 +419,8 @@ def _sides(
             raise StatisticsError(
                 "compare",
                 "invalid_value",
-                f"No ended job is of a model or an adapter {side.name!r}. `compare` takes two digests "
-                "or names of adapters, separated by a comma.",
+                f"No ended job is of a model or an adapter {side.name!r}. `compare` takes two digests, "
+                "names of adapters or periods, separated by a comma.",
             )
     return first, second
 

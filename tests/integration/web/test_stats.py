@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 import time
+from collections.abc import Callable
 from html import unescape
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from click.testing import Result
 
 from jobs.database import Database
 from jobs.models import Job, Scope
@@ -346,6 +349,37 @@ def job_model(web: Client, owner: str) -> str:
     """Return the model of an owner's newest job."""
     model: str = web.get(f"/api/jobs?owner={owner}").json["data"][0]["model"]
     return model
+
+
+@pytest.mark.usefixtures("hour")
+def test_statistics_on_a_terminal(
+    web: Client, database: Database, tokenizer_json: str, program: Callable[..., Result]
+) -> None:
+    fill(web, database, tokenizer_json)
+    told, heads, *rows, total = program("stats", "--by", "adapter").output.splitlines()
+    assert told.endswith(": 16 jobs ended")
+    assert heads.split() == [
+        *("adapter", "ended", "completed", "failed", "wait", "duration", "changed"),
+        *("rated", "-1/0/+1", "rated", "-1"),
+    ]
+    assert len(rows) == 6
+    # Of the first version, six of eight regenerations were rated -1.
+    [worse] = [row for row in rows if row.startswith("actor models/actor-v1 v1actor")]
+    assert worse.split()[3:6] == ["8", "8", "0"]
+    assert worse.endswith("6/0/2          75.0%")
+    assert total.split()[:2] == ["total", "16"]
+    compared = program("stats", "--compare", "actor-v1,actor-v2").output
+    assert re.search(r"regeneration_better +25.0% \(n=8\) +75.0% \(n=8\) +50.0% \[", compared)
+    for by, label in (
+        ("day", "20"),
+        ("owner", "anonymous"),
+        ("metadata.team", "<b>0"),
+        ("model", ""),
+    ):
+        rows = program("stats", "--by", by).output.splitlines()[2:-1]
+        assert rows[0].startswith(label), by
+    assert json.loads(program("stats", "--json", "total").output)["total"]["jobs"] == 16
+    assert "`by` must be one of" in program("stats", "--by", "week").output
 
 
 @pytest.mark.usefixtures("hour")
