@@ -58,6 +58,7 @@ LABELS = {
     "worker": "Worker",
     "since": "Created since (UTC)",
     "until": "Created before (UTC)",
+    "metadata": "Metadata",
     "min_attempts": "Attempts at a stage, at least",
     "min_duration": "Duration in seconds, at least",
     "min_changed": "Share of words changed, at least",
@@ -113,13 +114,17 @@ class _Heading:
 def show() -> Response | str | tuple[str, int]:
     """List jobs, the newest first, or the best matches of a search."""
     given = request.args.to_dict()
-    stated = {name: value for name, value in given.items() if value.strip()}
-    if stated != given:  # A form sends what was left empty.
+    stated = _stated(given)
+    if stated != given:  # A form sends what was left empty, and a pair of metadata as one field.
         return redirect(url(stated), code=303)
     asked = {name: value for name, value in stated.items() if name not in _PLACE}
     chosen, message, wrong = None, None, None
     found, links = Page([], None), _Links()
     try:
+        if "metadata" in stated:
+            raise invalid_value(
+                "metadata", "`metadata` must be a key and a value, such as project=apollo."
+            )
         chosen = wanted(PAGE_SIZE, others=_PLACE)
         found, links = _page(chosen, stated)
     except (InvalidRequestError, CursorError) as error:
@@ -146,7 +151,7 @@ def show() -> Response | str | tuple[str, int]:
         hidden=_hidden(asked),
         by_owner=_names_owners(stated, rows),
         by_key=get_caller().key is not None or "key" in stated,
-        more_filters=metadata or any(name in stated for name in _MORE),
+        more_filters=metadata or "metadata" in stated or any(name in stated for name in _MORE),
         filtered=asked.keys() - {"limit", "order"} or not (chosen is None or chosen.order.by_age),
         order=chosen and chosen.order,
         ranking=chosen and ORDERS[chosen.order],
@@ -166,6 +171,16 @@ def show() -> Response | str | tuple[str, int]:
         labels=LABELS,
     )
     return (text, 400) if message else text
+
+
+def _stated(given: Mapping[str, str]) -> dict[str, str]:
+    """Return parameters without empty ones, and with the form's pair of metadata under its key."""
+    stated = {name: value for name, value in given.items() if value.strip()}
+    key, separator, value = stated.get("metadata", "").partition("=")
+    if separator and value.strip():
+        del stated["metadata"]
+        stated[METADATA + key.strip()] = value.strip()
+    return stated
 
 
 def _names_owners(stated: Mapping[str, str], rows: list[job_rows.Row]) -> bool:

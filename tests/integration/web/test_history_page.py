@@ -75,6 +75,14 @@ def test_filters_are_in_the_address_and_in_the_form(web: Client, database: Datab
     assert questions(page) == []
     assert 'name="metadata.team" value="blue"' in page
     assert '<details class="wide" open>' in page
+    # The form has one field for a pair.
+    assert 'name="metadata" value=""' in page
+    sent = web.get("/jobs?metadata=team+%3D+a%3Db&owner=")
+    assert (sent.status_code, sent.location) == (303, "/jobs?metadata.team=a%3Db")
+    for wrong in ("team", "team="):
+        refused = web.get(f"/jobs?metadata={wrong}")
+        assert refused.status_code == 400
+        assert "Metadata must be a key and a value, such as project=apollo." in refused.text
 
 
 def test_headings_order_the_list(web: Client, database: Database) -> None:
