@@ -22,7 +22,7 @@ from cli import asking
 from cli.client import Client
 from cli.each_job import EachJob, print_each
 from cli.fields import Command, Fields, json_fields
-from cli.options import filter_parameters, job_filters, server
+from cli.options import TIME, filter_parameters, job_filters, server
 from cli.plain import printable, say
 from cli.statuses import Interrupted
 from cli.tables import count, fitted
@@ -164,9 +164,12 @@ def _standing(job: dict[str, Any]) -> str:
 @click.command(cls=Command)
 @click.argument("job_ids", metavar="[ID...]", nargs=-1)
 @click.option(
-    "--since", metavar="TIME", help="Instead of IDs: completed jobs created from then on."
+    "--since",
+    metavar="TIME",
+    type=TIME,
+    help="Instead of IDs: completed jobs created from then on.",
 )
-@click.option("--until", metavar="TIME", help="And created before.")
+@click.option("--until", metavar="TIME", type=TIME, help="And created before.")
 @click.option(
     "--sample", type=click.IntRange(min=1), help="Only this many of them, chosen at random."
 )

@@ -10,7 +10,7 @@ import click
 from cli.client import Client
 from cli.fields import Command, Fields, json_fields
 from cli.jobs import row
-from cli.options import server
+from cli.options import TIME, server
 from cli.plain import say
 from cli.tables import count
 
@@ -63,8 +63,10 @@ def review(
     "--seed", type=int, help="Of the sample: the same seed gives everybody the same order."
 )
 @click.option("--reviewer", metavar="NAME", help="Whose queue; by default the key's owner.")
-@click.option("--since", metavar="TIME", help="Created then or later: jobs, or their reviews.")
-@click.option("--until", metavar="TIME", help="Created before then.")
+@click.option(
+    "--since", metavar="TIME", type=TIME, help="Created then or later: jobs, or their reviews."
+)
+@click.option("--until", metavar="TIME", type=TIME, help="Created before then.")
 @click.option(
     "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="How many jobs."
 )
@@ -87,8 +89,8 @@ def queue(client: Client, /, fields: Fields | None, **options: str | int | None)
 
 
 @click.command(cls=Command)
-@click.option("--since", metavar="TIME", help="Reviews created then or later.")
-@click.option("--until", metavar="TIME", help="Reviews created before then.")
+@click.option("--since", metavar="TIME", type=TIME, help="Reviews created then or later.")
+@click.option("--until", metavar="TIME", type=TIME, help="Reviews created before then.")
 @json_fields("Agreements")
 @server
 def agreement(client: Client, /, fields: Fields | None, **options: str | None) -> None:

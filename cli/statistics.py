@@ -9,7 +9,7 @@ import click
 
 from cli.client import Client
 from cli.fields import Command, Fields, json_fields
-from cli.options import server
+from cli.options import TIME, server
 from cli.plain import say
 from cli.tables import count, print_table
 
@@ -35,9 +35,12 @@ DIGITS = 8
     help="hour, day, model, adapter, owner, or metadata.KEY. Without it, only the total.",
 )
 @click.option(
-    "--since", metavar="TIME", help="Jobs created then or later: 2026-01-31, or 2026-01-31T12:00Z."
+    "--since",
+    metavar="TIME",
+    type=TIME,
+    help="Jobs created then or later: 2026-01-31, or 7d for 7 days ago.",
 )
-@click.option("--until", metavar="TIME", help="Jobs created before then.")
+@click.option("--until", metavar="TIME", type=TIME, help="Jobs created before then.")
 @click.option(
     "--owner", metavar="NAME", help="Only jobs of this owner; other owners' need the scope audit."
 )
