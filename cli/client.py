@@ -144,6 +144,21 @@ class Client:
         """Add a review of a job; return it."""
         return self._reach("POST", f"/api/jobs/{_checked(job_id)}/reviews", json=body)
 
+    def review_queue(self, parameters: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return jobs to review next."""
+        data: list[dict[str, Any]] = self._reach("GET", "/api/reviews/queue", params=parameters)[
+            "data"
+        ]
+        return data
+
+    def agreement(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        """Return how far reviewers agree."""
+        return self._reach("GET", "/api/reviews/agreement", params=parameters)
+
+    def statistics(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        """Return statistics of jobs that have ended."""
+        return self._reach("GET", "/api/stats", params=parameters)
+
     def erase(self, job_id: str, texts: list[str] | str) -> dict[str, Any]:
         """Erase texts of a job; return which were."""
         return self._reach("POST", f"/api/jobs/{_checked(job_id)}/erase", json={"texts": texts})

@@ -19,7 +19,7 @@ GROUPS = {
 
 #: The commands of the program by what they are for, in the order of its help.
 SECTIONS = {
-    "Commands": ("up", "ask", "chat", "jobs", "status"),
+    "Commands": ("up", "ask", "chat", "jobs", "stats", "status"),
     "To run a deployment": (
         "web",
         "worker",
@@ -102,6 +102,12 @@ COMMANDS = {
         "Show what runs: the web, the workers with their models, the queue and the log.",
         "helixq status\nhelixq status --json workers,queue",
     ),
+    "stats": Entry(
+        "cli.statistics:command",
+        "Summarize the jobs that have ended: how many, how long, how much was changed, how they were rated.",
+        "helixq stats --by adapter --since 2026-11-01\n"
+        "helixq stats --compare 2026-11-16/2026-11-23,2026-11-23/2026-11-30",
+    ),
     "up": Entry(
         "cli.running:up",
         "Run Redis, the database, one worker and the web in one place.",
@@ -164,6 +170,11 @@ COMMANDS = {
         "Measure jobs an hour by the number of workers, on both databases.",
         "helixq bench workers --workers 1,2,4,8 --plot workers.svg",
     ),
+    "jobs agreement": Entry(
+        "cli.reviewing:agreement",
+        "Say how far reviewers agree: 1 if always, 0 if no more often than by chance.",
+        "helixq jobs agreement --since 2026-11-01",
+    ),
     "jobs cancel": Entry("cli.jobs:cancel", "Cancel jobs.", "helixq jobs cancel ID"),
     "jobs delete": Entry(
         "cli.removal:delete",
@@ -219,6 +230,11 @@ COMMANDS = {
         "cli.reviewing:review",
         "Review a job that has ended.",
         "helixq jobs review ID --regeneration -1 --note 'It is metres.'",
+    ),
+    "jobs review-queue": Entry(
+        "cli.reviewing:queue",
+        "List jobs to review next, with the ratings so far.",
+        "helixq jobs review-queue --seed 7 --limit 50\nhelixq jobs review-queue --kind disagreements",
     ),
     "jobs show": Entry(
         "cli.jobs:show",

@@ -53,8 +53,8 @@ def import_(settings: Settings, /, file: Path, keys: list[Verifier], fields: Fie
         said += f" {count(report.present, 'job')} {_was(report.present)} there already."
     if report.left_out:
         said += (
-            f" {count(report.left_out, 'job')} {_was(report.left_out)} left out: they had no "
-            "entry in a log yet."
+            f" {count(report.left_out, 'job')} {_was(report.left_out)} left out, without an entry "
+            "in a log."
         )
     say(said)
 

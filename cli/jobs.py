@@ -22,7 +22,7 @@ from cli import asking
 from cli.client import Client
 from cli.each_job import EachJob, print_each
 from cli.fields import Command, Fields, json_fields
-from cli.options import filter_parameters, job_filters, server
+from cli.options import TIME, filter_parameters, job_filters, server
 from cli.plain import printable, say
 from cli.statuses import Interrupted
 from cli.tables import count, fitted
@@ -68,7 +68,7 @@ def list_(
         if fields:
             fields.print(job, lines=True)
             continue
-        click.echo(_row(job, columns, names_owners=names_owners))
+        click.echo(row(job, columns, names_owners=names_owners))
         if job["snippets"]:
             click.echo(f"    {_snippet(job['snippets'][0])}")
     if not some and not fields:
@@ -164,10 +164,16 @@ def _standing(job: dict[str, Any]) -> str:
 @click.command(cls=Command)
 @click.argument("job_ids", metavar="[ID...]", nargs=-1)
 @click.option(
-    "--since", metavar="TIME", help="Instead of IDs: completed jobs created from then on."
+    "--since",
+    metavar="TIME",
+    type=TIME,
+    help="Instead of IDs: completed jobs created from then on.",
 )
 @click.option(
-    "--until", metavar="TIME", help="Instead of IDs, or with --since: created before then."
+    "--until",
+    metavar="TIME",
+    type=TIME,
+    help="Instead of IDs, or with --since: created before then.",
 )
 @click.option(
     "--sample", type=click.IntRange(min=1), help="Only this many of them, chosen at random."
@@ -243,7 +249,7 @@ def _comparison(history: dict[str, Any]) -> str:
     )
 
 
-def _row(job: dict[str, Any], columns: int, *, names_owners: bool) -> str:
+def row(job: dict[str, Any], columns: int, *, names_owners: bool) -> str:
     """Return a job in a line of a list: where it is narrow, without duration and time; where it is narrower, in two."""
     created = dt.datetime.fromisoformat(job["created_at"])
     duration = "-"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import re
 import shlex
@@ -18,7 +19,28 @@ from jobs.enums import Status
 if TYPE_CHECKING:
     from jobs.settings import Settings
 
+#: Seconds of the units that a time may be given in.
+UNITS = {"h": 3600, "d": 86400, "w": 604800}
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class TimeType(click.ParamType[str]):
+    """A time, as the server takes it; or how long ago it was, such as ``7d``."""
+
+    name = "time"
+
+    def convert(
+        self, value: str, _param: click.Parameter | None, _ctx: click.Context | None
+    ) -> str:
+        ago = re.fullmatch(r"(\d{1,5})([hdw])", value)
+        if ago is None:
+            return value
+        moment = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=int(ago[1]) * UNITS[ago[2]])
+        return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+TIME = TimeType()
 
 
 def job_filters(command: F) -> F:
@@ -52,9 +74,10 @@ def job_filters(command: F) -> F:
             click.option(
                 "--since",
                 metavar="TIME",
-                help="Created then or later: 2026-01-31, or 2026-01-31T12:00Z.",
+                type=TIME,
+                help="Created then or later: 2026-01-31, 2026-01-31T12:00Z, or 7d for 7 days ago (also h and w).",
             ),
-            click.option("--until", metavar="TIME", help="Created before then."),
+            click.option("--until", metavar="TIME", type=TIME, help="Created before then."),
             click.option(
                 "--adapter",
                 metavar="NAME",
@@ -106,7 +129,7 @@ def filter_parameters(
         parameters["status"] = ",".join(status)
     for item in metadata:
         key, separator, value = item.partition("=")
-        if not (key and separator):
+        if not separator:
             raise click.BadParameter(f"{item!r} is not KEY=VALUE.", param_hint="--metadata")
         parameters[f"metadata.{key}"] = value
     return parameters

@@ -52,8 +52,11 @@ def page(
 def time(name: str) -> dt.datetime | None:
     """Return a query parameter that is a time: Unix seconds, or RFC 3339."""
     text = given(name)
-    if text is None:
-        return None
+    return None if text is None else parse_time(name, text)
+
+
+def parse_time(name: str, text: str) -> dt.datetime:
+    """Return a time of the query parameter ``name``: Unix seconds, or RFC 3339."""
     try:
         if re.fullmatch(r"\d{1,11}(\.\d{1,9})?", text):
             return dt.datetime.fromtimestamp(float(text), dt.UTC)
@@ -159,7 +162,8 @@ def check_names(
     for name, values in request.args.lists():
         if name in ignored:
             continue
-        has_key = prefix is not None and name.startswith(prefix) and name != prefix
+        # The key may be empty, as those of metadata may.
+        has_key = prefix is not None and name.startswith(prefix)
         if name not in known and not has_key:
             keyed = "" if prefix is None else f" and {prefix}KEY"
             raise InvalidRequestError(

@@ -139,7 +139,7 @@ def _key(by: By | None, key: Key, read: Statistics) -> dict[str, Any]:
     if by is By.ADAPTER:
         adapter = key if isinstance(key, AdapterKey) else AdapterKey("", "", "")
         return {name: value or None for name, value in adapter._asdict().items()}
-    return {"value": key}
+    return {"owner" if by is By.OWNER else "value": key}
 
 
 def _model(model: str | None, read: Statistics) -> dict[str, Any]:

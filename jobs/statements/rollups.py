@@ -7,7 +7,8 @@ wait for each other and seldom conflict.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -21,6 +22,8 @@ from jobs.statistics.tally import Tally
 
 #: Stands for all owners, and for no model.
 ALL_OWNERS, NO_MODEL = "", ""
+#: The owners of one statement.
+_MAX_IN = 500
 
 _KEY = (Rollup.owner, Rollup.level, Rollup.start, Rollup.model)
 _ROLLUPS = Rollup.__table__
@@ -140,6 +143,48 @@ def read(
         )
         rows += connection.execute(query.order_by(Rollup.start, Rollup.model))
     return rows
+
+
+def owners(connection: sa.Connection) -> list[str]:
+    """Return all owners with jobs. It reads an index entry for each, however many rollups there are."""
+    first = sa.select(sa.func.min(Rollup.owner).label("owner")).where(Rollup.owner > ALL_OWNERS)
+    found = first.cte("owners", recursive=True)
+    following = (
+        sa.select(sa.func.min(Rollup.owner)).where(Rollup.owner > found.c.owner).scalar_subquery()
+    )
+    found = found.union_all(sa.select(following).where(found.c.owner.is_not(None)))
+    return list(connection.scalars(sa.select(found.c.owner).where(found.c.owner.is_not(None))))
+
+
+def count_by_owner(
+    connection: sa.Connection,
+    owners: Sequence[str],
+    runs: Sequence[Run],
+    models: Collection[str] | None,
+) -> dict[str, int]:
+    """Return the number of jobs of each of some owners that has any.
+
+    Args:
+        connection: of a unit of work that reads.
+        owners: whose jobs.
+        runs: the periods.
+        models: of the jobs; None for all.
+    """
+    counts: Counter[str] = Counter()
+    for start in range(0, len(owners), _MAX_IN):
+        some = owners[start : start + _MAX_IN]
+        for run in runs:
+            query = sa.select(Rollup.owner, sa.func.sum(Rollup.jobs).label("jobs")).where(
+                Rollup.owner.in_(some),
+                Rollup.level == run.level,
+                Rollup.start >= run.first,
+                Rollup.start < run.end,
+            )
+            if models is not None:
+                query = query.where(Rollup.model.in_(models))
+            for row in connection.execute(query.group_by(Rollup.owner)):
+                counts[row.owner] += int(row.jobs)
+    return dict(counts)
 
 
 def first_hour(connection: sa.Connection, owner: str | None) -> dt.datetime | None:

@@ -43,17 +43,17 @@ class Measure:
         bucket = self._bucket(value)
         self.buckets[bucket] = self.buckets.get(bucket, 0) + sign
 
-    def merge(self, other: Measure) -> None:
-        """Add the values of another one."""
-        self.count += other.count
-        self.total += other.total
-        self.squares += other.squares
-        if not self.buckets:
+    def merge(self, other: Measure, sign: int = 1) -> None:
+        """Add the values of another one, or with the sign -1 take them off."""
+        self.count += sign * other.count
+        self.total += sign * other.total
+        self.squares += sign * other.squares
+        if not self.buckets and sign == 1:
             self.buckets = other.buckets.copy()
             return
         known = self.buckets.get
         for bucket, count in other.buckets.items():
-            self.buckets[bucket] = known(bucket, 0) + count
+            self.buckets[bucket] = known(bucket, 0) + sign * count
 
     @property
     def mean(self) -> float | None:
@@ -117,12 +117,12 @@ class Tally:
         for name, value in counted.values():
             self.measure(name).add(value, sign)
 
-    def merge(self, other: Tally) -> None:
-        """Add another one."""
+    def merge(self, other: Tally, sign: int = 1) -> None:
+        """Add another one, or with the sign -1 take it off."""
         for name, count in other.counts.items():
-            self._count(name, count)
+            self._count(name, sign * count)
         for name, measure in other.measures.items():
-            self.measure(name).merge(measure)
+            self.measure(name).merge(measure, sign)
 
     @property
     def jobs(self) -> int:

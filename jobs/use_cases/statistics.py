@@ -30,7 +30,7 @@ from jobs.use_cases.owners import narrow
 MAX_PERIODS = 800
 #: The maximum number of jobs that groups by metadata are made from.
 MAX_JOBS = 5_000
-#: The number of values of metadata that have a group of their own.
+#: The number of values of metadata, and of owners, that have a group of their own.
 MAX_VALUES = 100
 #: Open jobs are counted up to this number.
 MAX_OPEN = 1000
@@ -45,7 +45,18 @@ class By(StrEnum):
     DAY = "day"
     MODEL = "model"
     ADAPTER = "adapter"
+    OWNER = "owner"
     METADATA = "metadata"
+
+
+class Period(NamedTuple):
+    """A range of time to compare with another one, widened to whole hours."""
+
+    #: As it was asked for.
+    name: str
+    #: The jobs were created from ``since`` on, and before ``until``.
+    since: dt.datetime
+    until: dt.datetime
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,8 @@ class Query:
     #: Only jobs of this model, and of models with this adapter: its name or its digest.
     model: str | None = None
     adapter: str | None = None
-    #: Two models or adapters, each by its digest or an adapter's name.
-    compare: tuple[str, str] | None = None
+    #: Two models or adapters, each by its digest or an adapter's name; or two periods, whatever the range is.
+    compare: tuple[str, str] | tuple[Period, Period] | None = None
 
 
 class AdapterKey(NamedTuple):
@@ -75,8 +86,8 @@ class AdapterKey(NamedTuple):
     digest: str
 
 
-#: What the jobs of a group have in common: the start of a period, a model, an adapter, a value of metadata. None
-#: for a missing one.
+#: What the jobs of a group have in common: the start of a period, a model, an adapter, an owner, a value of metadata.
+#: None for a missing one.
 Key = dt.datetime | str | AdapterKey | None
 
 
@@ -85,7 +96,10 @@ class Side:
     """One side of a comparison."""
 
     name: str
+    #: Which it stands for. Of a period: those that jobs were answered by.
     models: list[str]
+    #: None for all jobs of the range.
+    period: Period | None = None
     tally: Tally = field(default_factory=Tally)
 
 
@@ -100,7 +114,7 @@ class Statistics:
     total: Tally
     #: Those without jobs are left out.
     groups: dict[Key, Tally]
-    #: The values of metadata that have no group of their own, and their sum.
+    #: The values of metadata or owners that have no group of their own, and their sum.
     other_values: int
     others: Tally
     #: Jobs that have not ended, up to `MAX_OPEN` of each status.
@@ -112,6 +126,15 @@ class Statistics:
     #: What workers said of models.
     models: dict[str, dict[str, Any]]
     compared: tuple[Side, Side] | None
+
+
+@dataclass
+class _Groups:
+    """The groups, and the number and the sum of those that are left out."""
+
+    of: dict[Key, Tally] = field(default_factory=dict)
+    left_out: int = 0
+    others: Tally = field(default_factory=Tally)
 
 
 class _Part(NamedTuple):
@@ -149,13 +172,18 @@ def read(
         models = rollups.models(connection)
         compared = _sides(query.compare, models)
         parts: list[_Part] = []
+        groups = _Groups()
         open_jobs = dict.fromkeys(OPEN, 0)
         if any_meant:
-            filters = IndexedFilters(whose, since, until)
+            filters, runs = IndexedFilters(whose, since, until), _runs(query, since, until)
             if query.by is By.METADATA:
                 parts = _parts_of_jobs(connection, filters, query.key, max_jobs)
             else:
-                parts = _parts_of_periods(connection, whose, _runs(query, since, until))
+                parts = _parts_of_periods(connection, whose, runs)
+            if query.by is By.OWNER:
+                groups = _by_owner(connection, whose, runs, query, models)
+            for side in compared or ():
+                _add_period(connection, whose, side, query, models)
             open_jobs = listing.count_by_status(connection, filters, OPEN, MAX_OPEN)
         is_current = not documents.any_unindexed(connection)
     parts = [part for part in parts if _is_wanted(part.model, query, models)]
@@ -163,15 +191,18 @@ def read(
     for part in parts:
         _merge(by_model, part.model, part.tally)
     total = _total(by_model, compared)
-    groups, others, other_values = _grouped(query.by, parts, by_model, models)
+    if query.by is By.OWNER:
+        groups.others = _without(total, groups.of)
+    else:
+        groups = _grouped(query.by, parts, by_model, models)
     return Statistics(
         query=query,
         since=since,
         until=until,
         total=total,
-        groups=groups,
-        other_values=other_values,
-        others=others,
+        groups=groups.of,
+        other_values=groups.left_out,
+        others=groups.others,
         open=open_jobs,
         is_current=is_current,
         by_model=by_model,
@@ -186,7 +217,7 @@ def _total(by_model: Mapping[str, Tally], compared: tuple[Side, Side] | None) ->
     for model, tally in by_model.items():
         total.merge(tally)
         for side in compared or ():
-            if model in side.models:
+            if side.period is None and model in side.models:
                 side.tally.merge(tally)
     return total
 
@@ -196,8 +227,8 @@ def _grouped(
     parts: Sequence[_Part],
     by_model: Mapping[str, Tally],
     models: Mapping[str, dict[str, Any]],
-) -> tuple[dict[Key, Tally], Tally, int]:
-    """Return the groups, the largest first unless they are periods; the sum of those left out, and their number."""
+) -> _Groups:
+    """Return the groups, the largest first unless they are periods."""
     groups: dict[Key, Tally] = {}
     if by in (By.HOUR, By.DAY, By.METADATA):
         for part in parts:
@@ -205,14 +236,45 @@ def _grouped(
     for model, tally in by_model.items():
         for key in _keys(by, model, models):
             _merge(groups, key, tally)
-    others = Tally()
     if by in (By.HOUR, By.DAY):
-        return groups, others, 0
+        return _Groups(groups)
+    others = Tally()
     ordered = sorted(groups.items(), key=lambda group: (-group[1].jobs, str(group[0])))
     kept = MAX_VALUES if by is By.METADATA else len(ordered)
     for _, tally in ordered[kept:]:
         others.merge(tally)
-    return dict(ordered[:kept]), others, len(ordered[kept:])
+    return _Groups(dict(ordered[:kept]), len(ordered[kept:]), others)
+
+
+def _by_owner(
+    connection: sa.Connection,
+    owner: str | None,
+    runs: Sequence[Run],
+    query: Query,
+    models: Mapping[str, dict[str, Any]],
+) -> _Groups:
+    """Return the groups of the owners with the most jobs, without the sum of those left out."""
+    owners = rollups.owners(connection) if owner is None else [owner]
+    wanted = None
+    if query.model is not None or query.adapter is not None:
+        wanted = [model for model in (*models, NO_MODEL) if _is_wanted(model, query, models)]
+    counts = rollups.count_by_owner(connection, owners, runs, wanted)
+    ordered = sorted(counts, key=lambda name: (-counts[name], name))
+    groups = _Groups(left_out=len(ordered[MAX_VALUES:]))
+    for name in ordered[:MAX_VALUES]:
+        for part in _parts_of_periods(connection, name, runs):
+            if _is_wanted(part.model, query, models):
+                _merge(groups.of, name, part.tally)
+    return groups
+
+
+def _without(total: Tally, groups: Mapping[Key, Tally]) -> Tally:
+    """Return the sum of the jobs that are in no group."""
+    rest = Tally()
+    rest.merge(total)
+    for tally in groups.values():
+        rest.merge(tally, -1)
+    return rest
 
 
 def any_of_others(database: Database, owner: str) -> bool:
@@ -326,29 +388,50 @@ def _keys(by: By | None, model: str, models: Mapping[str, dict[str, Any]]) -> li
     ] or [None]
 
 
+def _add_period(
+    connection: sa.Connection,
+    owner: str | None,
+    side: Side,
+    query: Query,
+    models: Mapping[str, dict[str, Any]],
+) -> None:
+    """Add the jobs of its period to a side, if it has one."""
+    if side.period is None:
+        return
+    since = start_of(Level.HOUR, _within(side.period.since))
+    until = at_or_after(Level.HOUR, _within(side.period.until))
+    for part in _parts_of_periods(connection, owner, cover(since, until)):
+        if _is_wanted(part.model, query, models):
+            side.tally.merge(part.tally)
+            if part.model != NO_MODEL and part.model not in side.models:
+                side.models.append(part.model)
+
+
 def _sides(
-    names: tuple[str, str] | None, models: Mapping[str, dict[str, Any]]
+    wanted: tuple[str, str] | tuple[Period, Period] | None, models: Mapping[str, dict[str, Any]]
 ) -> tuple[Side, Side] | None:
-    """Return which models are compared."""
-    if names is None:
+    """Return which models, or which periods, are compared."""
+    if wanted is None:
         return None
-    first, second = (
-        Side(
-            name,
-            [
-                model
-                for model, description in models.items()
-                if model == name.removeprefix("sha256:") or _has_adapter(description, name)
-            ],
-        )
-        for name in names
-    )
+    first, second = (_side(each, models) for each in wanted)
     for side in (first, second):
-        if not side.models:
+        if side.period is None and not side.models:
             raise StatisticsError(
                 "compare",
                 "invalid_value",
-                f"No ended job is of a model or an adapter {side.name!r}. `compare` takes two digests "
-                "or names of adapters, separated by a comma.",
+                f"No ended job is of a model or an adapter {side.name!r}. `compare` takes two digests, "
+                "names of adapters or periods, separated by a comma.",
             )
     return first, second
+
+
+def _side(wanted: str | Period, models: Mapping[str, dict[str, Any]]) -> Side:
+    if isinstance(wanted, Period):
+        return Side(wanted.name, [], wanted)
+    digest = wanted.removeprefix("sha256:")
+    meant = [
+        model
+        for model, description in models.items()
+        if model == digest or _has_adapter(description, wanted)
+    ]
+    return Side(wanted, meant)

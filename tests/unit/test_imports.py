@@ -134,7 +134,7 @@ def test_completion_and_commands_of_a_client_import_no_library_of_a_server() -> 
     ]
     code = CLIENT.format(unwanted=unwanted | {"pydantic"}, commands=commands)
     lines = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
-    assert lines[0] == "jobs re 3"
+    assert lines[0] == "jobs re 4"
     assert lines[1:-5] == [
         "jobs list --status f 1",
         *(f"{path} --hel 1" for path in COMMANDS),

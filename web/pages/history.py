@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -33,6 +35,8 @@ ORDERS = {
     Order.MOST_CHANGED: "Most changed",
     Order.LONGEST: "Longest",
 }
+#: The numbers of days that the list can be narrowed to with one click.
+PERIODS = (1, 7, 30)
 #: What is behind "More filters".
 _MORE = (
     "order",
@@ -58,10 +62,19 @@ LABELS = {
     "worker": "Worker",
     "since": "Created since (UTC)",
     "until": "Created before (UTC)",
+    "metadata": "Metadata",
     "min_attempts": "Attempts at a stage, at least",
     "min_duration": "Duration in seconds, at least",
     "min_changed": "Share of words changed, at least",
 }
+_HISTORIES: Mapping[str, str] = MappingProxyType({})
+#: Other files of all jobs of the list, with the parameters of the export.
+EXPORTS = (
+    ("CSV", {"format": "csv"}),
+    ("preference pairs", {"shape": "preference"}),
+    ("fine-tuning", {"shape": "sft"}),
+    ("reviews as CSV", {"shape": "review", "format": "csv"}),
+)
 #: What says which page of the list it is, and not which list.
 _PLACE = ("after", "before", "select")
 #: The columns that a list is ordered by, with the orders that their headings lead to, the first one first.
@@ -91,7 +104,7 @@ class _Links:
 
 @dataclass(frozen=True)
 class _Chip:
-    """A status to filter by."""
+    """A status, or a range of days, to filter by."""
 
     name: str
     #: None where it is not known.
@@ -113,13 +126,17 @@ class _Heading:
 def show() -> Response | str | tuple[str, int]:
     """List jobs, the newest first, or the best matches of a search."""
     given = request.args.to_dict()
-    stated = {name: value for name, value in given.items() if value.strip()}
-    if stated != given:  # A form sends what was left empty.
+    stated = _stated(given)
+    if stated != given:  # A form sends what was left empty, and a pair of metadata as one field.
         return redirect(url(stated), code=303)
     asked = {name: value for name, value in stated.items() if name not in _PLACE}
     chosen, message, wrong = None, None, None
     found, links = Page([], None), _Links()
     try:
+        if "metadata" in stated:
+            raise invalid_value(
+                "metadata", "`metadata` must be a key and a value, such as project=apollo."
+            )
         chosen = list_request(PAGE_SIZE, others=_PLACE)
         found, links = _page(chosen, stated)
     except (InvalidRequestError, CursorError) as error:
@@ -141,12 +158,13 @@ def show() -> Response | str | tuple[str, int]:
         models=job_rows.models(rows),
         given=stated,
         chips=_chips(chosen, asked),
+        periods=_periods(asked),
         ratings=RATINGS,
         metadata=metadata,
         hidden=_hidden(asked),
         by_owner=_names_owners(stated, rows),
         by_key=get_caller().key is not None or "key" in stated,
-        more_filters=metadata or any(name in stated for name in _MORE),
+        more_filters=metadata or "metadata" in stated or any(name in stated for name in _MORE),
         filtered=asked.keys() - {"limit", "order"} or not (chosen is None or chosen.order.by_age),
         order=chosen and chosen.order,
         ranking=chosen and ORDERS[chosen.order],
@@ -158,6 +176,7 @@ def show() -> Response | str | tuple[str, int]:
         all_selected="select" in stated,
         select_all=url({**stated, "select": "page"}),
         export_all=_export(asked),
+        exports=[(name, _export(asked, shape)) for name, shape in EXPORTS],
         back=urlencode({name: value for name, value in stated.items() if name != "select"}),
         news=_news(chosen, stated, found),
         may_ask=get_caller().may(Scope.ASK),
@@ -166,6 +185,16 @@ def show() -> Response | str | tuple[str, int]:
         labels=LABELS,
     )
     return (text, 400) if message else text
+
+
+def _stated(given: Mapping[str, str]) -> dict[str, str]:
+    """Return parameters without empty ones, and with the form's pair of metadata under its key."""
+    stated = {name: value for name, value in given.items() if value.strip()}
+    key, separator, value = stated.get("metadata", "").partition("=")
+    if separator and value.strip():
+        del stated["metadata"]
+        stated[METADATA + key.strip()] = value.strip()
+    return stated
 
 
 def _names_owners(stated: Mapping[str, str], rows: list[job_rows.Row]) -> bool:
@@ -254,6 +283,19 @@ def _chips(chosen: ListRequest | None, asked: dict[str, str]) -> list[_Chip]:
     return chips
 
 
+def _periods(asked: dict[str, str]) -> list[_Chip]:
+    """Return the ranges of days to filter by, up to today in UTC."""
+    others = {name: value for name, value in asked.items() if name not in ("since", "until")}
+    chips = [_Chip("Any day", None, url(others), asked.keys().isdisjoint(("since", "until")))]
+    today = dt.datetime.now(dt.UTC).date()
+    for days in PERIODS:
+        since = f"{today - dt.timedelta(days=days - 1)}"
+        name = "Today" if days == 1 else f"{days} days"
+        is_current = "until" not in asked and asked.get("since") == since
+        chips.append(_Chip(name, None, url({**others, "since": since}), is_current))
+    return chips
+
+
 def _number(count: int | None, bounded: bool) -> str | None:
     if count is None:
         return None
@@ -287,9 +329,10 @@ def _headings(chosen: ListRequest | None, asked: dict[str, str]) -> dict[str, _H
     return headings
 
 
-def _export(asked: dict[str, str]) -> str:
+def _export(asked: dict[str, str], shape: Mapping[str, str] = _HISTORIES) -> str:
     """Return where all jobs of the list are exported, whichever page it is."""
     filters = {n: value for n, value in asked.items() if n in FILTERS or n.startswith(METADATA)}
+    filters |= shape
     query = urlencode(filters)
     return f"{url_for('api.export_jobs')}?{query}" if query else url_for("api.export_jobs")
 

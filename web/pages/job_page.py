@@ -33,6 +33,7 @@ def show(job_id: str) -> str:
     older, newer = queries.find_beside(services.database, owner, job)
     final = view.final_attempt(job)
     answer = None if final is None else final.output or ""
+    stages = view.stages(job, now, options)
     return render_template(
         "job.html",
         job=job,
@@ -49,7 +50,8 @@ def show(job_id: str) -> str:
         answer=answer,
         stopped=final is not None and final.finish_reason == "stop_string",
         rendered=None if answer is None or options.exact else markdown.render(answer),
-        stages=view.stages(job, now, options),
+        stages=stages,
+        never_ran=view.never_ran(stages),
         earlier_runs=view.earlier_runs(job),
         bars=timeline.bars(job, now),
         evidence=evidence.attempts(job),

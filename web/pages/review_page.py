@@ -120,6 +120,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
         skip["reviewed"] = "1"
     saved = request.args.get("saved", "")
     now = clock.now(services.database)
+    stages = [] if job is None else view.stages(job, now, options)
     agreement = review_agreement.agreement(
         services.database, owner, since=since, until=until, limit=review_queue.WINDOW
     )
@@ -134,7 +135,8 @@ def _show(job: Job | None, message: str | None = None) -> str:
         stated=_of_request(*_QUEUE),
         options=options,
         diffs=DIFFS,
-        stages=[] if job is None else view.stages(job, now, options),
+        stages=stages,
+        never_ran=view.never_ran(stages),
         ratings=RATINGS,
         meanings=MEANINGS,
         action=job and url_for("pages.submit_review", job_id=job.id, **{**here, **kept}),  # type: ignore[arg-type]  # names of parameters

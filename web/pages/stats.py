@@ -29,6 +29,7 @@ from web.pages.marks import plain
 from web.pages.model_names import ModelNames
 from web.pages.view import STATUSES
 from web.services import get_services
+from web.statistics_query import PERIOD
 
 #: The maximum number of hours or days of a page, of those in its tables (the last ones), and of other groups.
 MAX_PERIODS, MAX_ROWS, MAX_GROUPS = 170, 48, 30
@@ -37,6 +38,7 @@ GROUPINGS = (
     ("day", "Day"),
     ("model", "Model"),
     ("adapter", "Adapter"),
+    ("owner", "Owner"),
     ("metadata", "Metadata"),
 )
 #: The labels of the form's fields, by their parameters.
@@ -102,13 +104,16 @@ def show() -> Response | str | tuple[str, int]:
         told = translate(error)
         message, wrong = message_of(told, LABELS), told.param
     by = stated.get("by", "day")
+    names_owners = _names_owners(stated)
     first, second = (name.strip() for name in f"{stated.get('compare', '')},".split(",")[:2])
     text = render_template(
         "stats.html",
         given=stated,
         by=by.partition(".")[0],
         key=by.partition(".")[2],
-        groupings=GROUPINGS,
+        groupings=[
+            each for each in GROUPINGS if each[0] != "owner" or names_owners or by == "owner"
+        ],
         choices=_choices(read, (first, second)),
         first=first,
         second=second,
@@ -119,8 +124,8 @@ def show() -> Response | str | tuple[str, int]:
         wrong=wrong,
         labels=LABELS,
         formatter=formatter,
-        names_owners=_names_owners(stated),
-        **({} if read is None else _shown(read)),
+        names_owners=names_owners,
+        **({} if read is None else _shown(read, stated)),
     )
     return (text, 400) if message else text
 
@@ -146,7 +151,7 @@ def _stated(given: dict[str, str]) -> dict[str, str]:
     return stated
 
 
-def _shown(read: Statistics) -> dict[str, Any]:
+def _shown(read: Statistics, stated: dict[str, str]) -> dict[str, Any]:
     """Return what the template shows of statistics."""
     rows = _rows(read)
     left_out = ""
@@ -157,6 +162,7 @@ def _shown(read: Statistics) -> dict[str, Any]:
     comparison = protocol.comparison(read)
     return {
         "read": read,
+        "before": _before(read, stated),
         "total": protocol.figures(read.total),
         "rows": rows[-MAX_ROWS:],
         "left_out": left_out,
@@ -166,6 +172,22 @@ def _shown(read: Statistics) -> dict[str, Any]:
         "compared": [] if comparison is None else _compared(comparison),
         "compared_chart": None if comparison is None else _compared_chart(comparison),
     }
+
+
+def _before(read: Statistics, stated: dict[str, str]) -> tuple[str, str]:
+    """Return the address that compares the range with the one before it, and how long that is, in words."""
+    length = read.until - read.since
+    ends = [
+        f"{each:%Y-%m-%dT%H:%MZ}".removesuffix("T00:00Z")
+        for each in (read.since - length, read.since, read.until)
+    ]
+    compare = f"{ends[0]}/{ends[1]},{ends[1]}/{ends[2]}"
+    kept = {**stated, "since": ends[1], "until": ends[2], "compare": compare}
+    unit, count = ("day", length.days)
+    if length % dt.timedelta(days=1):
+        unit, count = "hour", length // dt.timedelta(hours=1)
+    words = f"the {unit} before" if count == 1 else f"the {count} {unit}s before"
+    return url_for("pages.stats", **kept), words  # type: ignore[arg-type]  # names of parameters
 
 
 def _over_time(query: Query) -> bool:
@@ -209,7 +231,8 @@ def _choices(read: Statistics | None, chosen: tuple[str, str]) -> list[tuple[str
         for key in names.adapters:
             choices.setdefault(key.digest or key.name, names.adapter(key))
     for value in filter(None, chosen):
-        choices.setdefault(value, plain(value))
+        is_period = PERIOD.match(value)
+        choices.setdefault(value, plain(value.replace("/", " to ") if is_period else value))
     return list(choices.items())
 
 

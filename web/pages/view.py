@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -52,6 +53,8 @@ class StageView:
     finished: bool
     erased: bool
     state: str
+    #: Whether the job ended before it: the page hides it.
+    never_ran: bool
     #: Whether it is the one to show where only one fits: the last that has begun.
     shown: bool
     #: The text so far as HTML, with the changes marked as the reader wants them.
@@ -98,12 +101,25 @@ def stages(job: Job, now: dt.datetime, options: Options) -> list[StageView]:
                 finished=attempt is not None and attempt.status is AttemptStatus.FINISHED,
                 erased=attempt is not None and is_erased(job, attempt),
                 state=_state(job, attempt, now),
+                never_ran=attempt is None and job.status.final,
                 shown=stage.index == max(last, default=0),
                 text=text,
                 changed=changed,
             )
         )
     return views
+
+
+def never_ran(stages: Sequence[StageView]) -> str:
+    """Return a sentence about the stages that a job ended before; nothing if there are none."""
+    titles = [stage.title for stage in stages if stage.never_ran]
+    if not titles:
+        return ""
+    if len(titles) == len(stages):
+        return "The job ended before its first stage."
+    if len(titles) > 2:
+        titles = [f"{titles[0]} to {titles[-1]}"]
+    return f"{' and '.join(titles)} did not run."
 
 
 def exact(job: Job) -> list[tuple[str, str | None]]:

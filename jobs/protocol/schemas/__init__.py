@@ -20,7 +20,7 @@ from jobs.protocol.schemas.responses import (
     ResponseList,
     ResponseObject,
 )
-from jobs.protocol.schemas.reviews import Agreements, Review, ReviewList, ReviewQueue
+from jobs.protocol.schemas.reviews import Agreements, Review, ReviewList, ReviewQueue, ToReview
 from jobs.protocol.schemas.served_models import ModelList, ServedModel
 from jobs.protocol.schemas.stats import Statistics
 from jobs.protocol.schemas.summary import Summary
@@ -75,6 +75,7 @@ __all__ = [
     "Summary",
     "SummaryList",
     "System",
+    "ToReview",
     "WebhookDelivery",
     "WebhookDeliveryList",
     "WebhookEndpoint",

@@ -100,6 +100,10 @@ class PeriodKey(Reply):
     start: Time
 
 
+class OwnerKey(Reply):
+    owner: str
+
+
 class ValueKey(Reply):
     value: str | None
 
@@ -107,11 +111,11 @@ class ValueKey(Reply):
 class FigureGroup(Figures):
     """Jobs that have something in common."""
 
-    key: PeriodKey | ModelKey | AdapterKey | ValueKey
+    key: PeriodKey | ModelKey | AdapterKey | OwnerKey | ValueKey
 
 
 class OtherFigures(Figures):
-    """The jobs with the values that have no group of their own."""
+    """The jobs with the values, or of the owners, that have no group of their own."""
 
     values: int
 
@@ -147,7 +151,7 @@ class ComparedMeasure(Reply):
 
 
 class Comparison(Reply):
-    """Two models or adapters."""
+    """Two models, adapters or periods."""
 
     first: ComparedSide
     second: ComparedSide

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,12 +79,18 @@ def address(web: Client) -> Iterator[str]:
 
 
 @pytest.fixture
-def jobs(address: str, database_url: str) -> Callable[..., Result]:
-    """Run `helixq jobs` with arguments, on the application or on its database."""
+def program(address: str, database_url: str) -> Callable[..., Result]:
+    """Run `helixq` with arguments, on the application or on its database."""
     environ = {"HELIXQ_PORT": address.rpartition(":")[2], "HELIXQ_DATABASE_URL": database_url}
     return lambda *arguments, **options: CliRunner().invoke(
-        main, ["jobs", *map(str, arguments)], env=environ, **options
+        main, [*map(str, arguments)], env=environ, **options
     )
+
+
+@pytest.fixture
+def jobs(program: Callable[..., Result]) -> Callable[..., Result]:
+    """Run `helixq jobs` with arguments, on the application or on its database."""
+    return functools.partial(program, "jobs")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -51,13 +51,28 @@ def test_histories_are_filtered_by_status_owner_and_time(web: Client, database: 
     assert ids(f"until={done['created_at']}") == []
 
 
+def test_metadata_with_an_empty_name_or_value_is_a_filter(web: Client, database: Database) -> None:
+    named = ask(web, metadata={"": "a b"})["id"]
+    empty = ask(web, metadata={"team": ""})["id"]
+    finish(database, named)
+    indexing.put(database, indexing.prepare(database))
+    for query, job_id in (({"metadata.": "a b"}, named), ({"metadata.team": ""}, empty)):
+        found = web.get("/api/jobs", query_string=query).json["data"]
+        assert [job["id"] for job in found] == [job_id], query
+    assert web.get("/api/jobs/export?metadata.=a+b").text.count(named) >= 1
+    assert [g["key"]["value"] for g in web.get("/api/stats?by=metadata.").json["groups"]] == ["a b"]
+    page = web.get(f"/jobs/{named}").text
+    assert 'href="/jobs?metadata.=a+b"' in page
+    assert named in web.get("/jobs?metadata.=a+b").text
+
+
 def test_a_wrong_filter_is_a_problem_that_names_it(web: Client) -> None:
     for query, named in (
         ("color=red", "`color`"),
         ("status=odd", "`status`"),
         ("status=failed,odd", "`status`"),
         ("status=failed&status=queued", "`status`"),
-        ("metadata.=x", "`metadata.`"),
+        ("metadata=x", "`metadata`"),
         ("q=-", "no word"),
         ("q=%22%22", "no word"),
         (f"q={'x' * 1001}", "1000"),

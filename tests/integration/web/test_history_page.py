@@ -75,6 +75,40 @@ def test_filters_are_in_the_address_and_in_the_form(web: Client, database: Datab
     assert questions(page) == []
     assert 'name="metadata.team" value="blue"' in page
     assert '<details class="wide" open>' in page
+    # The form has one field for a pair.
+    assert 'name="metadata" value=""' in page
+    sent = web.get("/jobs?metadata=team+%3D+a%3Db&owner=")
+    assert (sent.status_code, sent.location) == (303, "/jobs?metadata.team=a%3Db")
+    for wrong in ("team", "team="):
+        refused = web.get(f"/jobs?metadata={wrong}")
+        assert refused.status_code == 400
+        assert "Metadata must be a key and a value, such as project=apollo." in refused.text
+
+
+def test_the_last_days_are_one_click_away(web: Client) -> None:
+    ask(web)
+
+    def days(address: str) -> list[tuple[str, bool, str]]:
+        nav = web.get(address).text.split('aria-label="Created"')[1].split("</nav>")[0]
+        found = re.findall(r'<a href="([^"]*)"( aria-current="true")?>(.*?)</a>', nav)
+        return [(name, bool(current), html.unescape(url)) for url, current, name in found]
+
+    every, *last = days("/jobs?order=changed&until=2026-01-01")
+    assert every == ("Any day", False, "/jobs?order=changed")
+    assert [(name, current) for name, current, _ in last] == [
+        ("Today", False),
+        ("7 days", False),
+        ("30 days", False),
+    ]
+
+    def is_current(number: int) -> bool:
+        _, _, url = days("/jobs?order=changed")[number]
+        assert re.fullmatch(r"/jobs\?order=changed&since=\d{4}-\d\d-\d\d", url)
+        return days(url)[number][1]
+
+    # The day may end between two requests, but not twice.
+    assert all(is_current(number) or is_current(number) for number in (1, 2, 3))
+    assert len(questions(web.get(last[0][2].replace("order=changed&", "")).text)) == 1
 
 
 def test_headings_order_the_list(web: Client, database: Database) -> None:
@@ -258,10 +292,10 @@ def test_rows_say_how_answers_begin(web: Client, database: Database) -> None:
     index(database)
     assert questions(web.get(f"/jobs?model={model}").text) == ["Why?"]
     page = web.get("/jobs").text
-    assert '<td class="attempts">1' in page
+    assert "<td class=attempts>1" in page
     # As `min_changed` compares it: the answer has none of the draft's words.
     assert web.get("/api/jobs").json["data"][0]["changed"] == 1.0
-    assert '<td class="changed">100 %' in page
+    assert "<td class=changed>100 %" in page
 
 
 def test_new_jobs_are_counted(web: Client, database: Database) -> None:
@@ -333,6 +367,15 @@ def test_selected_jobs_are_cancelled_retried_and_replayed(web: Client, database:
     every = web.get("/jobs?status=completed&limit=1").text
     file = web.get(link(every, "Export all jobs of this list"))
     assert [json.loads(line)["id"] for line in file.text.splitlines()] == [done]
+    address = "/api/jobs/export?status=completed"
+    assert [
+        link(every, n) for n in ("CSV", "preference pairs", "fine-tuning", "reviews as CSV")
+    ] == [
+        f"{address}&format=csv",
+        f"{address}&shape=preference",
+        f"{address}&shape=sft",
+        f"{address}&shape=review&format=csv",
+    ]
     for shape in ("sft", "preference"):
         rows = web.get(f"/api/jobs/export?ids={done}&shape={shape}&format=csv")
         assert rows.status_code == 200
@@ -379,7 +422,7 @@ def test_selected_jobs_are_those_that_a_key_may_change(app: Any) -> None:
     auditor = browser(app, Scope.AUDIT)
     page = auditor.get(f"/jobs?owner={alice.key.owner}").text
     assert questions(page) == ["Alice&#39;s?"]
-    assert f'<td class="owner">{alice.key.owner}' in page
+    assert f"<td class=owner>{alice.key.owner}" in page
     assert 'value="cancel"' not in page
     assert act(auditor, "cancel", job_id).status_code == 403
     path = f"/jobs/selected?action=export&job={job_id}"
@@ -416,7 +459,7 @@ def test_a_long_page_is_small_and_costs_few_queries(
         )
     index(database)
     page = web.get("/jobs?limit=50")
-    assert page.text.count('<q dir="auto">An answer of a few sentences.') == 50
+    assert page.text.count("<q dir=auto>An answer of a few sentences.") == 50
     size = len(page.data)
     addresses = {
         *re.findall(r'(?:href|src)="(/assets/[^"]*)"', page.text),

@@ -110,6 +110,8 @@ def test_jobs_are_searched_and_filtered(web: Client, database: Database, jobs: C
     wrong = jobs("list", "-q", "-")
     assert (wrong.exit_code, "no word" in wrong.output) == (1, True)
     assert "KEY=VALUE" in jobs("list", "--metadata", "n").output
+    nameless = ask(web, metadata={"": "="})["id"]
+    assert jobs("list", "--metadata", "==").output.split()[0] == nameless
 
 
 def test_a_list_has_as_many_jobs_as_were_asked_for(web: Client, jobs: Command) -> None:

@@ -174,3 +174,27 @@ def test_jobs_are_reviewed_and_shown(web: Client, jobs: Command) -> None:
     assert jobs("list", "--rating", "none").output.split()[0] == other
     assert jobs("review", job_id).exit_code == 1
     assert jobs("review", job_id, "--critique", "2").exit_code == 2
+
+
+def test_what_to_review_next_and_agreement_on_a_terminal(web: Client, jobs: Command) -> None:
+    agreed, split = ended(web, input="Agreed?"), ended(web, input="Split?")
+    assert "needs two reviewers" in jobs("agreement").output
+    listed = jobs("review-queue", "--seed", "3", "--limit", "1").output
+    assert listed.split()[0] == web.get("/api/reviews/queue?seed=3").json["data"][0]["id"]
+    for job_id, other in ((agreed, 1), (split, -1)):
+        review(web, job_id, regeneration=1, critique=0, reviewer="ann\x1b")
+        review(web, job_id, regeneration=other, reviewer="bob")
+    first, *verdicts = jobs("review-queue", "--kind", "disagreements").output.splitlines()
+    assert first.split()[0] == split
+    assert verdicts == ["    ann\ufffd: critique 0, regeneration +1", "    bob: regeneration -1"]
+    found = json.loads(
+        jobs("review-queue", "--kind", "disagreements", "--json", "id,verdicts").output
+    )
+    assert (found["id"], len(found["verdicts"])) == (split, 2)
+    done = jobs("review-queue", "--reviewer", "bob")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "There is nothing to review.\n")
+    critique, regeneration = jobs("agreement", "--since", "2026-01-01").output.splitlines()
+    assert critique == "critique:     needs two reviewers of the same job"
+    assert regeneration.endswith(" 0.00, 2 jobs that ann\ufffd and bob rated")
+    assert json.loads(jobs("agreement", "--json").output)["regeneration"]["jobs"] == 2
+    assert "`since`" in jobs("agreement", "--since", "x").output

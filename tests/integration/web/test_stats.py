@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 import time
+from collections.abc import Callable
+from html import unescape
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from click.testing import Result
 
 from jobs.database import Database
 from jobs.models import Job, Scope
@@ -235,7 +239,10 @@ def test_values_of_metadata_show_what_deceives(web: Client, database: Database) 
 def test_what_is_wrong_is_named(web: Client) -> None:
     for query, expected in (
         ("by=week", "invalid_value"),
-        ("by=metadata.", "invalid_value"),
+        ("by=metadata", "invalid_value"),
+        ("compare=2026-01-01/2026-01-02,2026-01-03/2026-01-03", "invalid_value"),
+        ("compare=2026-01-01/2026-01-02,2026-01-03/2026-01-99", "invalid_value"),
+        ("compare=2026-01-01/2026-01-02,actor-v1", "invalid_value"),
         ("color=red", "unknown_parameter"),
         ("by=hour&by=day", "invalid_value"),
         ("since=2026-01-02&until=2026-01-01", "invalid_value"),
@@ -306,6 +313,99 @@ def test_too_many_jobs_and_too_many_values_of_metadata(
     assert code(web.get("/api/stats?by=metadata.n")) == (400, "too_many_jobs")
 
 
+def test_the_largest_owners_are_groups_and_the_others_a_sum(
+    web: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for owner, number in (("ann", 3), ("bob", 2), ("eve", 1)):
+        for _ in range(number):
+            job_id = ask(web)["id"]
+            with database.engine.begin() as connection:
+                connection.execute(sa.update(Job).where(Job.id == job_id).values(owner=owner))
+            if owner == "bob":
+                finish(database, job_id)
+            else:
+                cancellation.cancel(database, owner, job_id)
+    count(database)
+    found = stats(web, by="owner")
+    assert [(g["key"]["owner"], g["jobs"]) for g in found["groups"]] == [
+        ("ann", 3),
+        ("bob", 2),
+        ("eve", 1),
+    ]
+    assert found["others"] is None
+    assert stats(web, by="owner", model=job_model(web, "bob"))["groups"][0]["jobs"] == 2
+    monkeypatch.setattr(statistics, "MAX_VALUES", 1)
+    found = stats(web, by="owner")
+    assert [group["key"] for group in found["groups"]] == [{"owner": "ann"}]
+    others = found["others"]
+    assert (others["values"], others["jobs"], others["statuses"]["completed"]) == (2, 3, 2)
+    assert others["stages"]["actor"]["time"]["count"] == 2
+    page = web.get("/stats?by=owner").text
+    assert "And 2 more with fewer jobs." in page
+    assert '<option value="owner" selected>' in page
+
+
+def job_model(web: Client, owner: str) -> str:
+    """Return the model of an owner's newest job."""
+    model: str = web.get(f"/api/jobs?owner={owner}").json["data"][0]["model"]
+    return model
+
+
+@pytest.mark.usefixtures("hour")
+def test_statistics_on_a_terminal(
+    web: Client, database: Database, tokenizer_json: str, program: Callable[..., Result]
+) -> None:
+    fill(web, database, tokenizer_json)
+    told, heads, *rows, total = program("stats", "--by", "adapter").output.splitlines()
+    assert told.endswith(": 16 jobs ended")
+    assert heads.split() == [
+        *("adapter", "ended", "completed", "failed", "wait", "duration", "changed"),
+        *("rated", "-1/0/+1", "rated", "-1"),
+    ]
+    assert len(rows) == 6
+    # Of the first version, six of eight regenerations were rated -1.
+    [worse] = [row for row in rows if row.startswith("actor models/actor-v1 v1actor")]
+    assert worse.split()[3:6] == ["8", "8", "0"]
+    assert worse.endswith("6/0/2          75.0%")
+    assert total.split()[:2] == ["total", "16"]
+    compared = program("stats", "--compare", "actor-v1,actor-v2").output
+    assert re.search(r"regeneration_better +25.0% \(n=8\) +75.0% \(n=8\) +50.0% \[", compared)
+    for by, label in (
+        ("day", "20"),
+        ("owner", "anonymous"),
+        ("metadata.team", "<b>0"),
+        ("model", ""),
+    ):
+        rows = program("stats", "--by", by).output.splitlines()[2:-1]
+        assert rows[0].startswith(label), by
+    assert json.loads(program("stats", "--json", "total").output)["total"]["jobs"] == 16
+    assert "`by` must be one of" in program("stats", "--by", "week").output
+
+
+@pytest.mark.usefixtures("hour")
+def test_two_periods_are_compared(web: Client, database: Database, tokenizer_json: str) -> None:
+    fill(web, database, tokenizer_json)
+    now = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    before, this, end = (f"{now + n * HOUR:%Y-%m-%dT%H:%MZ}" for n in (-1, 0, 1))
+    compare = f"{before}/{this},{this}/{end}"
+    found = stats(web, compare=compare)["comparison"]
+    assert [found[side]["jobs"] for side in ("first", "second")] == [8, 8]
+    assert found["first"]["name"] == f"{before}/{this}"
+    assert len(found["first"]["models"]) == 2
+    # A model or an adapter narrows both.
+    of_one = stats(web, compare=compare, adapter="actor-v2")["comparison"]
+    assert [of_one[side]["jobs"] for side in ("first", "second")] == [4, 4]
+    empty = stats(web, compare=f"2020-01-01/2020-01-08,{before}/{end}")["comparison"]
+    assert [empty[side]["jobs"] for side in ("first", "second")] == [0, 16]
+
+    page = web.get(f"/stats?by=hour&since={this}&until={end}").text
+    [link] = re.findall(r'<a href="([^"]*)">Compare with the hour before</a>', page)
+    compared = web.get(unescape(link)).text
+    assert f"First: {before} to {this}, 8 jobs." in compared
+    assert f"Second: {this} to {end}, 8 jobs." in compared
+    assert "Compare with the 30 days before" in web.get("/stats").text
+
+
 def test_owners_see_their_own_jobs_and_auditors_all(app: Any, tokenizer_json: str) -> None:
     database: Database = app.extensions["helixq"].database
     runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
@@ -322,7 +422,12 @@ def test_owners_see_their_own_jobs_and_auditors_all(app: Any, tokenizer_json: st
     for client in (auditor, admin):
         assert stats(client)["total"]["jobs"] == 3
         assert stats(client, owner=owner, by="metadata.x")["total"]["jobs"] == 2
-    for query in ({}, {"by": "hour"}, {"by": "metadata.x"}, {"by": "model"}):
-        assert stats(other, owner=owner, **query)["total"]["jobs"] == 0
+    for query in ({}, {"by": "hour"}, {"by": "metadata.x"}, {"by": "model"}, {"by": "owner"}):
+        found = stats(other, owner=owner, **query)
+        assert (found["total"]["jobs"], found["groups"]) == (0, [])
+    by_owner = [(owner, 2), (other.key.owner, 1)]
+    for client, expected in ((auditor, by_owner), (mine, by_owner[:1]), (other, by_owner[1:])):
+        groups = stats(client, by="owner")["groups"]
+        assert [(group["key"]["owner"], group["jobs"]) for group in groups] == expected
     assert app.test_client().get("/api/stats").status_code == 401
     assert app.test_client().get("/stats").location.startswith("/login")

@@ -46,6 +46,27 @@ def test_a_stage_has_the_state_of_its_last_attempt(
     assert states(job_status, attempt_status) == [state, next_state, next_state]
 
 
+@pytest.mark.parametrize(
+    ("rounds", "ran", "sentence"),
+    [
+        (1, 0, "The job ended before its first stage."),
+        (1, 1, "Critique and Regeneration did not run."),
+        (1, 2, "Regeneration did not run."),
+        (5, 3, "Critique 2 to Regeneration 5 did not run."),
+        (1, 3, ""),
+    ],
+)
+def test_the_stages_that_a_job_ended_before_are_one_sentence(
+    rounds: int, ran: int, sentence: str
+) -> None:
+    job = make_job(Status.CANCELLED, rounds=rounds)
+    for index in range(ran):
+        add_attempt(job, index)
+    assert view.never_ran(stages_of(job)) == sentence
+    job.status = Status.IN_PROGRESS
+    assert view.never_ran(stages_of(job)) == "", "they may still run"
+
+
 def test_a_truncated_text_says_so() -> None:
     [state, *_] = states(Status.IN_PROGRESS, AttemptStatus.FINISHED, finish_reason="length")
     assert state == "truncated at its token limit"

@@ -14,7 +14,7 @@ OPERATIONS = {
             Parameter(
                 "by",
                 TEXT,
-                "How jobs are grouped: `hour`, `day`, `model`, `adapter` or `metadata.KEY`.",
+                "How jobs are grouped: `hour`, `day`, `model`, `adapter`, `owner` or `metadata.KEY`.",
             ),
             *PERIOD,
             Parameter("owner", TEXT, "Only jobs of this owner."),
@@ -25,7 +25,7 @@ OPERATIONS = {
             Parameter(
                 "compare",
                 TEXT,
-                "Two models or adapters, separated by a comma: digests, or names of adapters.",
+                "Two models, adapters or periods, separated by a comma: digests, names of adapters, or `2026-01-01/2026-02-01`.",
             ),
         ),
     ),
