@@ -113,6 +113,14 @@ def test_a_trailing_slash_makes_no_difference(web: Client, path: str) -> None:
     assert web.get(path).json == web.get(path.rstrip("/")).json
 
 
+def test_websockets_are_refused_as_such(web: Client) -> None:
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    for path in ("/v1/responses", "/v1/models"):
+        reply = web.get(path, headers=upgrade)
+        assert (reply.status_code, reply.json["error"]["code"]) == (400, "bad_request")
+        assert "WebSockets" in reply.json["error"]["message"]
+
+
 @pytest.mark.parametrize("alias", ["/livez", "/health"])
 def test_healthz_has_aliases(web: Client, alias: str) -> None:
     assert web.get(alias).json == web.get("/healthz").json == {"status": "ok"}

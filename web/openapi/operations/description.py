@@ -62,6 +62,7 @@ ERRORS = {
     401: "No API key was given, or it is wrong, revoked or expired.",
     403: "The API key lacks a scope, or a page of another site requested a change.",
     404: "There is no such job, model, file, batch, webhook endpoint or delivery.",
+    408: "Only a part of the request arrived within a minute.",
     409: "The job was cancelled, or has not ended, or is not in the transparency log yet.",
     412: "The response does not match `If-Match`.",
     413: "The body is too large.",
@@ -73,4 +74,4 @@ ERRORS = {
     503: "The database does not respond, or too many requests wait for jobs.",
 }
 #: The errors of all endpoints, and of those that have a body.
-COMMON_ERRORS, BODY_ERRORS = (400, 401, 403, 429, 500, 503), (413, 415)
+COMMON_ERRORS, BODY_ERRORS = (400, 401, 403, 429, 500, 503), (408, 413, 415)
