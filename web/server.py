@@ -93,6 +93,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     task_class = RequestTask
     error_task_class = RefusalTask
     parser_class = RequestParser
+    #: The request that is being received.
+    request: RequestParser | None = None
     #: When the first bytes of the current request arrived, or when draining began.
     started_at = 0.0
     #: Whether the last response refused a request that the client may still be sending.

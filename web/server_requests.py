@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import weakref
+from typing import Protocol
 
 from flask import Flask
 from waitress.adjustments import Adjustments
@@ -109,12 +110,18 @@ class RequestRefusedError(Error):  # type: ignore[misc]  # waitress has no types
         self.reason = reason
 
 
+class UploadCheck(Protocol):
+    """What `web.server` has of an upload while it asks."""
+
+    done: bool
+
+
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     """A request. An upload may be larger than others, and take longer."""
 
     is_upload = False
     #: What asks whether an upload is refused (`web.server`); None before that is asked.
-    check: object = None
+    check: UploadCheck | None = None
     adj: Adjustments
     #: Of waitress, which sets them when all headers have arrived.
     first_line = b""

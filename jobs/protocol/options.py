@@ -54,7 +54,7 @@ is_text_format = Accepted(
     lambda value: value in ({}, {"type": "text"}),
     {
         "type": "object",
-        "properties": {"type": {"anyOf": [{"const": "text"}, {"type": "null"}]}},
+        "properties": {"type": {"anyOf": [{"type": "string", "enum": ["text"]}, {"type": "null"}]}},
         "additionalProperties": False,
     },
 )

@@ -141,7 +141,9 @@ ROUTES: dict[str, Route] = {
     "GET /v1/responses": Route(Access.ASK, {"after": "{job}"}, names=True, foreign=400),
     "GET /v1/responses/<job_id>/input_items": ASK,
     "GET /v1/responses/<response:job_id>": ASK,
-    "GET /v1/webhook_endpoints": Route(Access.ASK, {"after": "{endpoint}"}, names=True, foreign=400),
+    "GET /v1/webhook_endpoints": Route(
+        Access.ASK, {"after": "{endpoint}"}, names=True, foreign=400
+    ),
     "GET /v1/webhook_endpoints/<endpoint_id>": ASK,
     "GET /v1/webhook_endpoints/<endpoint_id>/deliveries": ASK,
     "GET /v1/webhook_event_types": ASK,

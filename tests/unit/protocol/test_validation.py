@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -229,8 +229,10 @@ def test_every_item_and_part_of_openais_client_is_known() -> None:
             with pytest.raises(InvalidRequestError) as caught:
                 validate({"input": [{"type": name}, question]})
             assert (caught.value.param, caught.value.code) == ("input.0", "unsupported_parameter")
-    parts = [(validate, "input", ResponseInputContentParam)]
-    parts += [(validate_chat, "messages", ChatCompletionContentPartParam)]
+    parts: list[tuple[Callable[[dict[str, Any]], object], str, Any]] = [
+        (validate, "input", ResponseInputContentParam),
+        (validate_chat, "messages", ChatCompletionContentPartParam),
+    ]
     for check, param, union in parts:
         for kind in members(union):
             [name] = hints(kind)["type"]

@@ -53,6 +53,17 @@ class Operation:
     changes: bool = True
 
 
+#: What the operations of each tag are for, in the order in which readers want them.
+TAGS = {
+    "Responses": "Ask questions, and follow their jobs: OpenAI's Responses API.",
+    "Chat completions": "The same jobs in the shape of OpenAI's older API.",
+    "Models": "What can be asked.",
+    "Files and batches": "Many questions in a file: OpenAI's Batch API.",
+    "Webhooks": "Where events are sent, and what became of them.",
+    "Audits": "Histories, reviews, exports and statistics, and the transparency log.",
+    "Health": "For load balancers and monitoring.",
+}
+
 #: The shapes of errors by blueprint, as `web.errors` has them: OpenAI's and RFC 9457's. All others are text.
 ERROR_SHAPES: Mapping[str, type[BaseModel]] = {"v1": schemas.ErrorReply, "api": schemas.Problem}
 
