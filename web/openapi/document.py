@@ -205,11 +205,14 @@ def _json(shape: type[BaseModel]) -> dict[str, Any]:
 
 
 def _simplify(schema: dict[str, Any]) -> None:
-    """Leave out titles, which repeat the names, and defaults of unions, which generators cannot write."""
+    """Leave out titles, which repeat the names, and defaults of unions and constants.
+
+    OpenAPI Generator's clients for Go do not compile with such defaults.
+    """
     schema.pop("title", None)
     for each in schema.get("properties", {}).values():
         each.pop("title", None)
-        if "oneOf" in each or "anyOf" in each:
+        if {"oneOf", "anyOf", "const"} & set(each):
             each.pop("default", None)
 
 
