@@ -14,13 +14,22 @@ class JobNotFoundError(UserError):
         super().__init__(f"No such job: {job_id!r}.")
 
 
+#: What may be `after` of a list whose pages have the address of the next one.
+NEXT_OR_ID = "the address in `next`, or the id of the last job,"
+
+
 class CursorError(UserError):
     """A list has no page after this."""
 
-    def __init__(self, after: str) -> None:
+    def __init__(self, after: str, right: str = "the id of the last entry") -> None:
+        """
+        Args:
+            after: what was given.
+            right: what of the page before would be right.
+        """
         super().__init__(
-            f"There is no page after {after!r}: take the address in `next` of the page before, or the id "
-            "of its last job. It may have been deleted."
+            f"There is no page after {after!r}: give {right} of the page before. "
+            "It may have been deleted."
         )
 
 

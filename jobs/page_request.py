@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
+
+from jobs.errors import CursorError, UserError
 
 
 class PageRequest(NamedTuple):
@@ -13,3 +17,20 @@ class PageRequest(NamedTuple):
     #: The id of the last entry of the page before; None for the first page.
     after: str | None = None
     newest_first: bool = True
+
+    @contextmanager
+    def check_after(self, missing: type[UserError]) -> Iterator[None]:
+        """Look for the entry with the id ``after`` in the block.
+
+        Args:
+            missing: what is raised if there is no such entry.
+
+        Raises:
+            CursorError: there is none.
+        """
+        try:
+            yield
+        except missing:
+            if self.after is None:
+                raise
+            raise CursorError(self.after) from None

@@ -39,6 +39,13 @@ class VLLM:
         #: What it does at a stop string: it stops before it as vLLM does, stops after it as TGI does, or goes on.
         self.stops: Literal["before", "after", "never"] = "before"
         self.root = "/adapters"
+        #: The models that another server lists, in the place of vLLM's.
+        self.listed: list[dict[str, Any]] | None = None
+        #: How often they were listed, and what is called at each warm-up.
+        self.times_listed = 0
+        self.on_warm_up: Callable[[], object] = lambda: None
+        #: What other servers reply at other paths.
+        self.pages: dict[str, Any] = {}
         #: The bodies of the completions that were asked for, warm-ups aside.
         self.bodies: list[dict[str, Any]] = []
         self.warm_ups: list[dict[str, Any]] = []
@@ -119,10 +126,15 @@ class Handler(BaseHTTPRequestHandler):
         return self.server.vllm
 
     def do_GET(self) -> None:
-        if self.path == "/version":
+        if self.path in self.vllm.pages:
+            self.send(200, self.vllm.pages[self.path])
+        elif self.path == "/version":
             self.send(200, {"version": "0.11.0"})
         elif self.path == "/v1/models":
-            self.send(200, {"object": "list", "data": list(self._models())})
+            self.vllm.times_listed += 1
+            listed = self.vllm.listed
+            data = list(self._models()) if listed is None else listed
+            self.send(200, {"object": "list", "data": data})
         else:
             self.send(404, {"detail": "Not Found"})
 
@@ -166,6 +178,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.error(404, "NotFoundError", f"The model `{body['model']}` does not exist.")
         if body["prompt"] == "Hello":
             vllm.warm_ups.append(body)
+            vllm.on_warm_up()
             return self.complete(body, [" there"])
         vllm.bodies.append(body)
         vllm.ports.append(self.client_address[1])

@@ -148,6 +148,10 @@ def _handle_http(error: HTTPException) -> Response:
         405: ("method_not_allowed", f"{request.path} does not support {request.method}."),
         413: ("request_too_large", too_large(request.method, request.path)),
     }.get(status, ("bad_request", error.description or HTTPStatus(status).description))
+    if request.headers.get("Upgrade", "").lower() == "websocket" and status in (400, 405):
+        # Flask has no route of such a request, whatever its path and method.
+        status, code = 400, "bad_request"
+        message = "There are no WebSockets. Events come as a stream of `POST /v1/responses`."
     if isinstance(error, BadHost):
         message = "The `Host` header is not the name of a host."
     response = error_response(HTTPError(status, message, code=code))

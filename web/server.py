@@ -83,16 +83,8 @@ class _UploadCheck:
         # Nobody else may keep a request: it is one of the uploads until it is forgotten.
         del self._channel, self._request
         channel.server.event_loop.ask(channel._fileno)  # It may be read again.
-        with channel.requests_lock:
-            if self._reason is None or channel.request is not request or not channel.connected:
-                return
-            channel.server.adj.uploads.requests.discard(request)
-            request.error = RequestRefusedError(self._reason)
-            request.completed = True
-            channel.request = None
-            channel.requests.append(request)
-            if len(channel.requests) == 1:
-                channel.server.add_task(channel)
+        if self._reason is not None:
+            channel.refuse(request, self._reason)
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
@@ -101,6 +93,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     task_class = RequestTask
     error_task_class = RefusalTask
     parser_class = RequestParser
+    #: The request that is being received.
+    request: RequestParser | None = None
     #: When the first bytes of the current request arrived, or when draining began.
     started_at = 0.0
     #: Whether the last response refused a request that the client may still be sending.
@@ -187,15 +181,33 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             self.server.add_task(request.check)
         return accepted
 
-    def timed_out(self, now: float) -> bool:
-        """Return whether the client took too long to send, to read, or to make another request."""
+    def refuse(self, request: RequestParser, reason: HTTPError) -> None:
+        """Reply with an error to the request that is being received, if it still is. The loop calls it."""
+        with self.requests_lock:
+            if self.request is not request or not self.connected:
+                return
+            self.server.adj.uploads.requests.discard(request)
+            request.error = RequestRefusedError(reason)
+            request.completed = True
+            self.request = None
+            self.requests.append(request)
+            if len(self.requests) == 1:
+                self.server.add_task(self)
+
+    def check_time(self, now: float) -> None:
+        """Refuse a request that takes too long to arrive, or close a connection on which nothing happens."""
+        request, idle = self.request, now - self.last_activity > IDLE_TIMEOUT
         if self.draining:
-            return now - self.started_at > DRAIN_TIMEOUT
-        receiving = self.request is not None and not self.requests
-        if receiving and now - self.started_at > self.request.timeout:
-            return True
-        idle = now - self.last_activity > IDLE_TIMEOUT
-        return idle and (not self.requests or self.total_outbufs_len > 0)
+            if now - self.started_at > DRAIN_TIMEOUT:
+                self.handle_close()
+        elif idle and self.total_outbufs_len:
+            self.handle_close()
+        elif request is not None and not self.requests:
+            seconds = now - self.started_at
+            if idle or seconds > request.timeout:
+                self.refuse(request, request.late(seconds))
+        elif idle and not self.requests:
+            self.handle_close()
 
 
 class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
@@ -258,10 +270,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
             super().handle_accept()
 
     def maintenance(self, now: float) -> None:
-        """Close the connections whose time is up."""
+        """Refuse requests and close connections whose time is up."""
         for channel in list(self.active_channels.values()):
-            if channel.timed_out(now):
-                channel.handle_close()
+            channel.check_time(now)
 
     @property
     def busy(self) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import re
 import weakref
+from typing import Protocol
 
 from flask import Flask
 from waitress.adjustments import Adjustments
 from waitress.channel import ClientDisconnected
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask, WSGITask
-from waitress.utilities import Error
+from waitress.utilities import Error, RequestHeaderFieldsTooLarge
 
 from jobs.protocol.errors import ProtocolError
 from web.errors import HTTPError, error_response, is_upload, status_of, too_large, translated
@@ -84,7 +85,7 @@ class RefusalTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
         self.channel.refused = True
         app: Flask = self.channel.server.flask
         # As it came: a path such as `//[` is no URL.
-        with app.test_request_context(environ_overrides={"PATH_INFO": self._path}):
+        with app.test_request_context(environ_overrides={"PATH_INFO": self.request.target}):
             response = error_response(refused)
             response = app.process_response(response)
         body = response.get_data()
@@ -93,15 +94,6 @@ class RefusalTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
-
-    @property
-    def _path(self) -> str:
-        """The path that was requested; as it was sent if the request could not be parsed so far."""
-        path: str = getattr(self.request, "path", "")
-        if not path:
-            _, _, target = getattr(self.request, "first_line", b"").partition(b" ")
-            path = re.split(r"[ ?]", target.decode("latin-1"))[0]
-        return path or "/"
 
 
 class TooManyUploadsError(Error):  # type: ignore[misc]  # waitress has no types
@@ -118,13 +110,31 @@ class RequestRefusedError(Error):  # type: ignore[misc]  # waitress has no types
         self.reason = reason
 
 
+class UploadCheck(Protocol):
+    """What `web.server` has of an upload while it asks."""
+
+    done: bool
+
+
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     """A request. An upload may be larger than others, and take longer."""
 
     is_upload = False
     #: What asks whether an upload is refused (`web.server`); None before that is asked.
-    check: object = None
+    check: UploadCheck | None = None
     adj: Adjustments
+    #: Of waitress, which sets them when all headers have arrived.
+    first_line = b""
+    path = ""
+    command = "GET"
+
+    def received(self, data: bytes) -> int:
+        before = self.header_plus
+        consumed = int(super().received(data))
+        if isinstance(self.error, RequestHeaderFieldsTooLarge):
+            # Waitress has parsed another request line in the place of this one.
+            self.first_line, self.path = (before + data).lstrip().partition(b"\r\n")[0], ""
+        return consumed
 
     def parse_header(self, header_plus: bytes) -> None:
         try:
@@ -135,6 +145,11 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no
         if self.chunked and "CONTENT_LENGTH" in self.headers:
             # A proxy may believe the one and we the other, and take the rest for another request.
             raise ParsingError("It has both Content-Length and Transfer-Encoding")
+        if "TRANSFER_ENCODING" in self.headers:
+            # Waitress ignores it in HTTP/1.0, and would take the body for the next request.
+            raise ParsingError("Only HTTP/1.1 has Transfer-Encoding")
+        # Of clients whose base URL ends with a slash. A redirect would cost each request another one.
+        self.path = re.sub("//+", "/", self.path)
         self.is_upload = is_upload(self.command, self.path)
         if self.is_upload:
             # The settings of one server, so a place for what its requests share.
@@ -150,6 +165,24 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no
         """Seconds that a client may take to send it."""
         extra = self.body_bytes_received / MIN_UPLOAD_RATE if self.is_upload else 0
         return REQUEST_TIMEOUT + extra
+
+    def late(self, seconds: float) -> HTTPError:
+        """Return the error for a request of which only a part arrived in some seconds."""
+        part = "a part of the request"
+        if self.content_length:
+            part = (
+                f"{self.body_bytes_received} of the {self.content_length} bytes that "
+                "`Content-Length` announces"
+            )
+        message = f"Only {part} arrived in {seconds:.0f} seconds."
+        return HTTPError(408, message, code="request_timeout")
+
+    @property
+    def target(self) -> str:
+        """The path that is requested; as it was sent if the request could not be parsed so far."""
+        line = self.first_line or self.header_plus.lstrip().partition(b"\r\n")[0]
+        _, _, target = line.partition(b" ")
+        return self.path or re.split(r"[ ?]", target.decode("latin-1"))[0] or "/"
 
 
 class Uploads:

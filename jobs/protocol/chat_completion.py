@@ -74,7 +74,7 @@ def message_list(job: Job, page: PageRequest) -> dict[str, Any]:
         page: which page.
 
     Raises:
-        InvalidRequestError: there is no message with the id ``page.after``.
+        CursorError: there is no message with the id ``page.after``.
     """
     sent = job.input_items or [{"role": "user", "content": job.question}]
     messages = [

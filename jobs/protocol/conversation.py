@@ -73,19 +73,19 @@ class _Responses:
             job = self._get(response_id)
         except JobNotFoundError:
             raise InvalidRequestError(
-                f"There is no previous response with the id {response_id!r}.",
+                f"There is no response with the id {response_id!r}, which `{param}` names.",
                 code="previous_response_not_found",
                 param=param,
             ) from None
         if job.status not in (Status.COMPLETED, Status.INCOMPLETE):
             raise InvalidRequestError(
-                f"The previous response has no answer: its status is `{job.status}`.",
+                f"The response that `{param}` names has no answer: its status is `{job.status}`.",
                 code="previous_response_not_completed",
                 param=param,
             )
         if job.has_lost_texts:
             raise InvalidRequestError(
-                "The previous response cannot be continued: texts of it were erased.",
+                f"The response that `{param}` names cannot be continued: texts of it were erased.",
                 code="previous_response_erased",
                 param=param,
             )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from jobs.errors import CursorError
 from jobs.models import Job
 from jobs.page_request import PageRequest
-from jobs.protocol.errors import invalid_value
 from jobs.protocol.lists import list_object
 
 
@@ -18,7 +18,7 @@ def input_item_list(job: Job, page: PageRequest) -> dict[str, Any]:
         page: which page.
 
     Raises:
-        InvalidRequestError: the input has no item with the id ``page.after``.
+        CursorError: the input has no item with the id ``page.after``.
     """
     sent = job.input_items or [{"role": "user", "content": job.question}]
     items = [_item(job, number, item) for number, item in enumerate(sent)]
@@ -33,14 +33,14 @@ def page_of(items: list[dict[str, Any]], page: PageRequest) -> dict[str, Any]:
         page: which page.
 
     Raises:
-        InvalidRequestError: none of them has the id ``page.after``.
+        CursorError: none of them has the id ``page.after``.
     """
     if page.newest_first:
         items = items[::-1]
     if page.after is not None:
         ids = [item["id"] for item in items]
         if page.after not in ids:
-            raise invalid_value("after", f"The input has no item with the id {page.after!r}.")
+            raise CursorError(page.after)
         items = items[ids.index(page.after) + 1 :]
     return list_object(items[: page.limit], has_more=len(items) > page.limit)
 

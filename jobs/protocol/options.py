@@ -51,8 +51,12 @@ def one_of(*values: Any) -> Accepted:
 is_empty = Accepted(lambda value: not value, {"enum": [False, 0, "", [], {}]})
 #: Plain text as a format of answers.
 is_text_format = Accepted(
-    lambda value: isinstance(value, dict) and value.get("type", "text") == "text",
-    {"type": "object", "properties": {"type": {"anyOf": [{"const": "text"}, {"type": "null"}]}}},
+    lambda value: value in ({}, {"type": "text"}),
+    {
+        "type": "object",
+        "properties": {"type": {"anyOf": [{"type": "string", "enum": ["text"]}, {"type": "null"}]}},
+        "additionalProperties": False,
+    },
 )
 nothing = Accepted(lambda _: False, {"not": {}})
 
@@ -153,6 +157,17 @@ Penalty = Annotated[float, neutral(is_empty, "Tokens are not penalized. Use 0.")
 Label = Annotated[str, Field(max_length=512)]
 
 
+class PromptCacheOptions(RequestObject):
+    """The parameter ``prompt_cache_options``: when prompts are cached, which changes no text."""
+
+    mode: Label | None = None
+    ttl: Label | None = None
+    comparison_response_id: Label | None = None
+    prewarm: (
+        Annotated[bool, neutral(is_empty, "Every request asks its question. Leave it out.")] | None
+    ) = None
+
+
 class CommonOptions(RequestObject):
     """The options that responses and chat completions share."""
 
@@ -167,7 +182,7 @@ class CommonOptions(RequestObject):
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
     prompt_cache_retention: Label | None = None
-    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
     moderation: Moderation = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None

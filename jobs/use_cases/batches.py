@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import StoredFileNotFoundError, TooManyBatchesError
+from jobs.errors import BatchNotFoundError, StoredFileNotFoundError, TooManyBatchesError
 from jobs.ids import new_id
 from jobs.models import Batch, FilePurpose
 from jobs.page_request import PageRequest
@@ -107,9 +107,9 @@ def list_batches(database: Database, owner: str, page: PageRequest) -> tuple[lis
     """Return a page of an owner's batches by age, and whether more follow.
 
     Raises:
-        BatchNotFoundError: the owner has no batch with the id ``page.after``.
+        CursorError: the owner has no batch with the id ``page.after``.
     """
-    with database.read_session() as session:
+    with database.read_session() as session, page.check_after(BatchNotFoundError):
         return batches.list_page(session, owner, page)
 
 

@@ -165,9 +165,9 @@ def list_deliveries(
 
     Raises:
         EndpointNotFoundError: the owner has no such endpoint.
-        DeliveryNotFoundError: the owner has no delivery with the id ``page.after``.
+        CursorError: the owner has no delivery with the id ``page.after``.
     """
-    with database.read_session() as session:
+    with database.read_session() as session, page.check_after(DeliveryNotFoundError):
         get_endpoint(session, owner, endpoint_id)
         last = None if page.after is None else _get(session, owner, page.after)
         return deliveries.list_page(session, endpoint_id, page, last, status)

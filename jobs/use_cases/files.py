@@ -115,9 +115,9 @@ def list_files(
         purpose: of the files; None for all.
 
     Raises:
-        StoredFileNotFoundError: the owner has no file with the id ``page.after``.
+        CursorError: the owner has no file with the id ``page.after``.
     """
-    with database.read_session() as session:
+    with database.read_session() as session, page.check_after(StoredFileNotFoundError):
         return files.list_page(session, owner, page, purpose)
 
 

@@ -117,9 +117,9 @@ def list_jobs(
         with_attempts: whether to load the attempts, without their prompts.
 
     Raises:
-        JobNotFoundError: the owner has no job with the id ``page.after``.
+        CursorError: the owner has no job with the id ``page.after``.
     """
-    with database.read_session() as session:
+    with database.read_session() as session, page.check_after(JobNotFoundError):
         place = None
         if page.after is not None:
             place = job_lists.place_of(session.connection(), owner, page.after)

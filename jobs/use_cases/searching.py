@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.enums import Order
-from jobs.errors import CursorError, JobNotFoundError
+from jobs.errors import NEXT_OR_ID, CursorError, JobNotFoundError
 from jobs.models import Attempt, Job, SearchDocument
 from jobs.search.filters import Filters
 from jobs.statements import found_documents, job_lists, jobs
@@ -113,7 +113,7 @@ def _place_in_table(connection: sa.Connection, request: SearchRequest) -> job_li
     try:
         return job_lists.place_of(connection, request.owner, request.after)
     except JobNotFoundError:
-        raise CursorError(request.after) from None
+        raise CursorError(request.after, NEXT_OR_ID) from None
 
 
 def _catch_up(database: Database) -> None:

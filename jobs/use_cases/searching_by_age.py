@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.enums import ANY
-from jobs.errors import CursorError, JobNotFoundError
+from jobs.errors import NEXT_OR_ID, CursorError, JobNotFoundError
 from jobs.models import Status
 from jobs.statements import documents, found_documents, job_lists, jobs, search
 from jobs.statements.documents import LAST_ID
@@ -67,10 +67,10 @@ def _place(connection: sa.Connection, owner: str | None, after: str) -> int:
         try:
             jobs.check_id(after)
         except JobNotFoundError:
-            raise CursorError(after) from None
+            raise CursorError(after, NEXT_OR_ID) from None
         place = found_documents.id_of(connection, owner, after)
     if place is None or place > LAST_ID:
-        raise CursorError(after)
+        raise CursorError(after, NEXT_OR_ID)
     return place
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.enums import Order
-from jobs.errors import CursorError
+from jobs.errors import NEXT_OR_ID, CursorError
 from jobs.search import facets
 from jobs.search.filters import IndexQuery
 from jobs.search.query import Term
@@ -49,7 +49,7 @@ class _RankCursor:
         pattern = r"rank_(\d{1,3})_(\d{1,19})_(\d{1,19})(?:_(\d{1,15})_(\d{1,19}))?"
         match = re.fullmatch(pattern, cursor)
         if match is None or max(int(match[2]), int(match[3])) > LAST_ID:
-            raise CursorError(cursor)
+            raise CursorError(cursor, NEXT_OR_ID)
         last = None if match[4] is None else (-int(match[4]), -int(match[5]))
         return cls(int(match[1]), int(match[2]), int(match[3]), last)
 
@@ -109,7 +109,7 @@ def search_by_rank(database: Database, request: SearchRequest) -> FoundPage:
     if request.after is not None:
         cursor = _RankCursor.parse(request.after)
         if cursor.group >= max(1, len(groups)):
-            raise CursorError(request.after)
+            raise CursorError(request.after, NEXT_OR_ID)
     ids: list[int] = []
     effort, num_empty = request.effort, 0
     with database.read() as connection:

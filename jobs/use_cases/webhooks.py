@@ -187,9 +187,9 @@ def list_endpoints(
     """Return a page of an owner's endpoints by age, and whether more follow.
 
     Raises:
-        EndpointNotFoundError: the owner has no endpoint with the id ``page.after``.
+        CursorError: the owner has no endpoint with the id ``page.after``.
     """
-    with database.read_session() as session:
+    with database.read_session() as session, page.check_after(EndpointNotFoundError):
         last = None if page.after is None else get_endpoint(session, owner, page.after)
         return webhooks.list_page(session, owner, page, last)
 

@@ -144,6 +144,10 @@ def test_malformed_requests_get_the_errors_of_their_endpoint(web: Web) -> None:
     chunked = b"Transfer-Encoding: chunked\r\nContent-Type: application/json\r\n"
     status, body = status_and_body(start + chunked + b"\r\nnone\r\n\r\n")
     assert (status, b'"code":"bad_request"' in body) == (b"400", True)
+    old = start.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Connection: keep-alive\r\n"
+    status, body = status_and_body(old + chunked + b"\r\n2\r\n{}\r\n0\r\n\r\n")
+    assert (status, b"Only HTTP/1.1 has Transfer-Encoding" in body) == (b"400", True)
+    assert b"HTTP/1" not in body.partition(b"Only HTTP/1.1")[2], "it is one request"
     status, body = status_and_body(start + b"X: " + b"x" * (1 << 17) + b"\r\n\r\n")
     assert status == b"431"
     status, _ = status_and_body(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n")

@@ -22,6 +22,7 @@ from jobs import settings
 from jobs.pipeline import Role, Sampling
 from jobs.use_cases.workers import Runtime
 from tests import vllm as fake
+from tests.polling import poll
 from tests.promptness import promptly
 from tests.servers import PATIENCE, free_port
 from tests.vllm import ADAPTERS, BASE, KEY, MAX_MODEL_LEN, NAMES, VLLM
@@ -180,6 +181,86 @@ def test_adapters_that_are_named_by_their_base_have_its_context(vllm: VLLM) -> N
         assert ask(engine).text == "".join(vllm.text)
         assert vllm.bodies[0]["model"] == f"{BASE}:{NAMES[Role.ACTOR]}"
         assert runtime.description["served"]["actor"]["root"] == BASE
+
+
+def llama_cpp(n_ctx: int = 512, *, loaded: bool = True) -> list[dict[str, Any]]:
+    """Return what llama.cpp's server lists: one model, with the names of its ``--alias``."""
+    meta = {"n_vocab": 32_000, "n_ctx": n_ctx, "n_ctx_train": 32_768, "n_params": 7_241_732_096}
+    first, *aliases = NAMES.values()
+    return [
+        {
+            "id": first,
+            "aliases": aliases,
+            "object": "model",
+            "owned_by": "llamacpp",
+            "meta": meta if loaded else None,
+        }
+    ]
+
+
+def test_llama_cpp_says_its_context_and_aliases(vllm: VLLM) -> None:
+    vllm.listed = llama_cpp()
+    vllm.pages["/props"] = {"build_info": "b8681", "model_path": "/models/helix.gguf"}
+    with engine_of(vllm.settings()) as (engine, runtime):
+        assert engine.max_model_len == 512
+        served = runtime.description["served"]
+        assert served["critic"] == {**served["actor"], "name": NAMES[Role.CRITIC]}
+        assert served["actor"]["meta"]["n_vocab"] == 32_000
+        assert served["base"] == {"model_path": "/models/helix.gguf"}
+    vllm.listed = llama_cpp(1024)
+    with engine_of(vllm.settings()) as (engine, other):
+        assert engine.max_model_len == 1024
+        assert other.model == runtime.model, "the context only limits the length of a text"
+
+
+def test_a_model_that_llama_cpp_loads_again_is_no_other_one(
+    vllm: VLLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = threading.Event()
+    monkeypatch.setattr(remote_engine, "_stop_worker", lambda _: told.set())
+    vllm.listed = llama_cpp()
+    with engine_of(vllm.settings()) as (engine, _):
+        vllm.listed = llama_cpp(loaded=False)
+        poll(lambda: "is loading its model" in caplog.text)
+        vllm.listed = llama_cpp()
+        assert ask(engine).text == "".join(vllm.text)
+    assert not told.is_set()
+
+
+def test_a_router_says_the_context_of_a_model_once_it_is_loaded(
+    vllm: VLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As llama.cpp's, which loads a model at its first request, and unloads what was not used for long."""
+    told = threading.Event()
+    monkeypatch.setattr(remote_engine, "_stop_worker", lambda _: told.set())
+
+    def models(**more: Any) -> list[dict[str, Any]]:
+        return [{"id": name, "owned_by": "llamacpp", **more} for name in NAMES.values()]
+
+    def load() -> None:
+        vllm.listed = models(status={"value": "loaded"}, meta={"n_ctx": 512})
+
+    unloaded = vllm.listed = models(status={"value": "unloaded"})
+    vllm.on_warm_up = load
+    with engine_of(vllm.settings()) as (engine, _):
+        assert engine.max_model_len == 512
+        vllm.listed = unloaded
+        checked = vllm.times_listed
+        poll(lambda: vllm.times_listed >= checked + 2)
+        assert ask(engine).text == "".join(vllm.text)
+    assert not told.is_set()
+
+
+@pytest.mark.parametrize("path", ["/model_info", "/get_model_info"])
+def test_sglang_says_its_weights(vllm: VLLM, path: str) -> None:
+    """Newer versions have the first path, and warn of the second."""
+    vllm.listed = [
+        {"id": name, "owned_by": "sglang", "max_model_len": 512} for name in NAMES.values()
+    ]
+    weights = {"model_path": BASE, "weight_version": "default"}
+    vllm.pages[path] = {**weights, "is_generation": True}
+    with engine_of(vllm.settings()) as (_, runtime):
+        assert runtime.description["served"]["base"] == weights
 
 
 def test_what_the_server_refuses_is_left_out_and_said(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -219,36 +220,68 @@ def test_the_loop_never_waits_while_a_client_does(environ: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize(
-    "start",
+    ("start", "part"),
     [
-        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Half: ",
-        b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n",
-        b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n",
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Half: ", "a part of the request"),
+        (
+            b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n",
+            r"\d+ of the 1000 bytes that `Content-Length` announces",
+        ),
+        (
+            b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"3e8\r\n",
+            "a part of the request",
+        ),
     ],
     ids=["head", "body", "chunks"],
 )
 def test_slow_requests_time_out(
-    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, start: bytes
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, start: bytes, part: str
 ) -> None:
     monkeypatch.setattr(server_requests, "REQUEST_TIMEOUT", LIMIT)
     with serving(environ) as place, socket.create_connection(place, PATIENCE) as connection:
         began = time.monotonic()
         connection.sendall(start)
         connection.settimeout(LIMIT / 10)
-        while not closed_after_a_drop(connection):
+        reply = b""
+        while (dropped := reply_to_a_drop(connection)) != b"":
             assert time.monotonic() - began < PATIENCE
+            reply += dropped or b""
         assert time.monotonic() - began >= LIMIT
+    assert reply.split(b" ")[1] == b"408"
+    error = json.loads(reply.partition(b"\r\n\r\n")[2])["error"]
+    assert error["code"] == "request_timeout"
+    assert re.fullmatch(rf"Only {part} arrived in \d+ seconds\.", error["message"])
 
 
-def closed_after_a_drop(connection: socket.socket) -> bool:
-    """Send a byte; return whether the server has closed the connection."""
+def reply_to_a_drop(connection: socket.socket) -> bytes | None:
+    """Send a byte; return what the server sent, nothing if it has closed the connection, or None."""
     try:
         connection.sendall(b"x")
-        return connection.recv(1) == b""
+        return connection.recv(1 << 16)
     except TimeoutError:
-        return False
-    except OSError:
-        return True
+        return None
+
+
+def test_slashes_that_are_doubled_make_no_difference(environ: dict[str, str]) -> None:
+    for path in (b"/v1//models", b"//v1///models//"):
+        with serving(environ) as place, socket.create_connection(place, PATIENCE) as connection:
+            connection.sendall(b"GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n" % path)
+            assert b'"helixnet"' in read_all(connection)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_headers_that_are_too_large_are_refused_in_the_shape_of_their_path(
+    environ: dict[str, str], pieces: int
+) -> None:
+    request = b"GET /v1/models?limit=1 HTTP/1.1\r\nHost: localhost\r\nX-Large: " + b"x" * (1 << 16)
+    size = -(-len(request) // pieces)
+    with serving(environ) as place, socket.create_connection(place, PATIENCE) as connection:
+        for start in range(0, len(request), size):
+            connection.sendall(request[start : start + size])
+        reply = read_all(connection)
+    assert reply.split(b" ")[1] == b"431"
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == "bad_request"
 
 
 def test_idle_connections_are_closed(
@@ -384,7 +417,7 @@ def test_an_upload_that_goes_on_has_more_time(
     with serving(environ) as place:
         began = time.monotonic()
         with begin_upload(place, 100, b"x" * 4) as connection:
-            assert connection.recv(1) == b""
+            assert b"Only 4 of the 100 bytes" in read_all(connection)
         assert time.monotonic() - began >= 3 * LIMIT
 
 

@@ -75,6 +75,11 @@ def test_values_that_ask_for_nothing(document: dict[str, Any]) -> None:
         "maxItems": 1,
     }
     assert chat["logit_bias"]["anyOf"][0]["maxProperties"] == 0
+    assert chat["response_format"]["anyOf"][0]["properties"]["type"]["anyOf"][0] == {
+        "type": "string",  # Without it, generated clients have no name for its values.
+        "enum": ["text"],
+    }
+    assert chat["web_search_options"] == {"enum": [None]}
 
 
 def test_an_empty_question_is_not_valid(document: dict[str, Any]) -> None:
@@ -82,6 +87,13 @@ def test_an_empty_question_is_not_valid(document: dict[str, Any]) -> None:
     text, items = schemas["CreateResponse"]["properties"]["input"]["oneOf"]
     assert (text["minLength"], items["minItems"]) == (1, 1)
     assert schemas["CreateChatCompletion"]["properties"]["messages"]["minItems"] == 1
+
+
+def test_every_tag_is_described_and_used(document: dict[str, Any]) -> None:
+    operations = [each for path in document["paths"].values() for each in path.values()]
+    used = {tag for operation in operations for tag in operation["tags"]}
+    assert {tag["name"] for tag in document["tags"]} == used
+    assert all(tag["description"].endswith(".") for tag in document["tags"])
 
 
 def test_generators_of_clients_can_name_everything(document: dict[str, Any]) -> None:
@@ -102,6 +114,12 @@ def test_generators_of_clients_can_name_everything(document: dict[str, Any]) -> 
             assert {"type": "null"} not in properties.values(), properties
             for name in schema.get("required", []):
                 assert not isinstance(properties[name].get("const"), bool), (name, properties)
+        # Those for TypeScript import a class `Null`, and functions of unions, that they do not have.
+        assert schema.get("additionalProperties") != {"type": "null"}, schema
+        assert "oneOf" not in schema.get("items", {}), schema
+        # Those for Go do not compile with these.
+        if {"oneOf", "anyOf", "const"} & set(schema):
+            assert "default" not in schema, schema
         if isinstance(values := schema.get("enum"), list):
             [kind] = {type(value) for value in values}
             assert kind not in (dict, list), schema

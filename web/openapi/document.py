@@ -26,6 +26,7 @@ from web.openapi.operations.description import (
     COMMON_ERRORS,
     ERROR_SHAPES,
     ERRORS,
+    TAGS,
     Operation,
     Parameter,
     Reply,
@@ -47,6 +48,9 @@ _MESSAGE = {
 
 #: The schema of what is refused by name.
 _ACCEPTS_NOTHING: dict[str, Any] = {"not": {}}
+_NULL: dict[str, Any] = {"type": "null"}
+#: The schema of what null alone is: OpenAPI Generator's clients refuse `_NULL` by itself.
+_NULL_ALONE: dict[str, Any] = {"enum": [None]}
 
 
 def describe(app: Flask) -> dict[str, Any]:
@@ -71,6 +75,7 @@ def describe(app: Flask) -> dict[str, Any]:
                     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
                 },
                 "servers": [{"url": "/"}],
+                "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
                 "paths": paths,
                 "components": {"securitySchemes": {"key": key}},
             }
@@ -80,7 +85,7 @@ def describe(app: Flask) -> dict[str, Any]:
     replies = {shape.__name__ for shape in _derived(schemas.Reply)}
     for name, schema in document["components"]["schemas"].items():
         _simplify(schema)
-        _leave_out_refused(schema)
+        _suit_generators(schema)
         if name not in replies:
             _allow_nulls(schema, nested=not name.startswith("Create"))
     return document
@@ -200,26 +205,35 @@ def _json(shape: type[BaseModel]) -> dict[str, Any]:
 
 
 def _simplify(schema: dict[str, Any]) -> None:
-    """Leave out titles: they repeat the names."""
+    """Leave out titles, which repeat the names, and defaults of unions and constants.
+
+    OpenAPI Generator's clients for Go do not compile with such defaults.
+    """
     schema.pop("title", None)
     for each in schema.get("properties", {}).values():
         each.pop("title", None)
+        if {"oneOf", "anyOf", "const"} & set(each):
+            each.pop("default", None)
 
 
-def _leave_out_refused(node: Any) -> None:
-    """Leave out the alternatives that accept nothing: they say so with ``{"not": {}}``, which generators misread.
+def _suit_generators(node: Any) -> None:
+    """Write in another way what generators of clients misread.
 
-    A property of which null alone is accepted keeps it: OpenAPI Generator's clients refuse ``{"type": "null"}``.
+    - Alternatives that accept nothing, ``{"not": {}}``, are left out. What accepts nothing at all stays.
+    - Lists have ``anyOf``: OpenAPI Generator's TypeScript does not compile with lists of ``oneOf``.
     """
     if isinstance(node, dict):
         for key in ("anyOf", "oneOf"):
             if _ACCEPTS_NOTHING in node.get(key, []):
                 node[key].remove(_ACCEPTS_NOTHING)
+        items = node.get("items")
+        if isinstance(items, dict) and "oneOf" in items:
+            items["anyOf"] = items.pop("oneOf")
         for each in node.values():
-            _leave_out_refused(each)
+            _suit_generators(each)
     elif isinstance(node, list):
         for each in node:
-            _leave_out_refused(each)
+            _suit_generators(each)
 
 
 def _allow_nulls(schema: dict[str, Any], *, nested: bool) -> None:
@@ -229,11 +243,12 @@ def _allow_nulls(schema: dict[str, Any], *, nested: bool) -> None:
         schema: of a request's object.
         nested: whether it is one within another. There, unknown members that are null are ignored too.
     """
-    null = {"type": "null"}
     required = schema.get("required", [])
     for name, each in schema.get("properties", {}).items():
         # A schema without members allows all values.
-        if each and name not in required and null not in each.get("anyOf", []):
-            schema["properties"][name] = {"anyOf": [each, null]}
+        if each == _ACCEPTS_NOTHING:
+            schema["properties"][name] = dict(_NULL_ALONE)
+        elif each and name not in required and _NULL not in each.get("anyOf", []):
+            schema["properties"][name] = {"anyOf": [each, _NULL]}
     if nested and schema.get("additionalProperties") is False:
-        schema["additionalProperties"] = null
+        schema["additionalProperties"] = dict(_NULL_ALONE)

@@ -11,12 +11,15 @@ from worker.remote import parameters
 
 #: What a server says of a model that does not change while it serves the same one.
 _STABLE = ("root", "parent", "owned_by", "meta")
-#: Where servers say what they are, outside of ``/v1``: whose `owned_by` asks there, and what is kept.
+#: The ``owned_by`` of llama.cpp's models.
+_LLAMA_CPP = "llamacpp"
+#: Where servers say what they are, outside of ``/v1``: whose `owned_by` asks there, the path and its older name, and
+#: what is kept.
 _ABOUT = (
-    ("vllm", "/version", ("version",)),
-    ("sglang", "/get_model_info", ("model_path", "weight_version")),
-    ("llamacpp", "/props", ("build_info", "model_path")),
-    (None, "/info", ("version", "model_id", "model_sha", "model_dtype", "max_total_tokens")),
+    ("vllm", ("/version",), ("version",)),
+    ("sglang", ("/model_info", "/get_model_info"), ("model_path", "weight_version")),
+    (_LLAMA_CPP, ("/props",), ("build_info", "model_path")),
+    (None, ("/info",), ("version", "model_id", "model_sha", "model_dtype", "max_total_tokens")),
 )
 #: The fields of `_ABOUT` that name weights.
 _WEIGHTS = ("model_id", "model_sha", "model_dtype", "model_path", "weight_version")
@@ -100,6 +103,10 @@ class Listed:
             if isinstance(entry, dict) and isinstance(entry.get("id"), str):
                 listed.entries[entry["id"]] = entry
                 listed.owners.add(str(entry.get("owned_by")))
+        for entry in list(listed.entries.values()):
+            aliases = entry.get("aliases")
+            for alias in aliases if isinstance(aliases, list) else []:
+                listed.entries.setdefault(str(alias), entry)
         return listed
 
     def entry(self, name: str) -> dict[str, Any]:
@@ -111,31 +118,55 @@ class Listed:
         return {
             role.value: {
                 "name": name,
-                **{
-                    key: value
-                    for key in _STABLE
-                    if (value := self.entry(name).get(key)) is not None
-                },
+                **_stable(self.entry(name)),
             }
             for role, name in models.items()
         }
+
+    def is_loading(self, models: Mapping[Role, str]) -> bool:
+        """Return whether a role's model is not loaded yet, as llama.cpp says it: the model has no ``meta``."""
+        entries = map(self.entry, models.values())
+        return any(
+            entry.get("owned_by") == _LLAMA_CPP and entry.get("meta", {}) is None
+            for entry in entries
+        )
 
     def max_model_len(self, models: Mapping[Role, str]) -> int | None:
         """Return the context of the roles' models in tokens, the smallest one; None if none is listed."""
         lengths = [length for name in models.values() if (length := self._length(name))]
         return min(lengths, default=None)
 
-    def more(self) -> Iterator[tuple[str, Sequence[str]]]:
-        """Yield paths where such a server says more of itself, and what is kept of that."""
-        for owner, path, names in _ABOUT:
+    def more(self) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+        """Yield where such a server says more of itself, the names of a path, and what is kept of that."""
+        for owner, paths, names in _ABOUT:
             if owner is None or owner in self.owners:
-                yield path, names
+                yield paths, names
 
     def _length(self, name: str) -> int | None:
         """Return the context of a model: its own, or that of the base that it is an adapter of."""
         entry = self.entry(name)
         for candidate in (entry, self.entries.get(str(entry.get("parent")), {})):
-            length = candidate.get("max_model_len")
-            if isinstance(length, int) and length > 0:
-                return length
+            for length in _lengths(candidate):
+                if isinstance(length, int) and length > 0:
+                    return length
         return None
+
+
+def _lengths(entry: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield where an entry may have the context of its model."""
+    yield entry.get("max_model_len")  # vLLM and SGLang
+    if isinstance(meta := entry.get("meta"), dict):
+        yield meta.get("n_ctx")  # llama.cpp: the context of a slot
+    yield entry.get("context_length")  # llama-swap, Lemonade, OpenRouter
+
+
+def _stable(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of an entry does not change while the same model is served."""
+    stable = {key: entry[key] for key in _STABLE if entry.get(key) is not None}
+    if isinstance(meta := stable.get("meta"), dict):
+        # The context only limits the length of a text.
+        stable["meta"] = {key: value for key, value in meta.items() if key != "n_ctx"}
+    if "status" in entry:
+        # llama.cpp's router has it of loaded models alone.
+        stable.pop("meta", None)
+    return stable

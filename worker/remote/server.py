@@ -7,7 +7,7 @@ import datetime as dt
 import json
 import logging
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import Any
@@ -88,9 +88,12 @@ class Server:
         if reply.status_code != 500:  # Without a list, completions tell whether it works.
             self._raise_if_unavailable(reply, reply.content)
         data = _object(reply).get("data") if reply.status_code == 200 else None
-        return Listed.of(
+        listed = Listed.of(
             data, answered=reply.status_code == 200, software=reply.headers.get("server")
         )
+        if listed.is_loading(self.models):
+            raise ServerUnavailableError(f"{self.url} is loading its model")
+        return listed
 
     async def describe(self) -> Description:
         """Ask what it serves, and generate a token with each role's model.
@@ -101,15 +104,17 @@ class Server:
             ServerUnavailableError: it does not respond.
             ServerRefusedError: it refuses the API key, or a model.
         """
+        await self.list_models()
+        self.omitted.clear()
+        fingerprints = [await self._warm_up(role) for role in Role]
+        # Some servers load a model at its first request, and say only then what its context is.
         listed = await self.list_models()
         about: dict[str, Any] = {"software": listed.software} if listed.software else {}
-        for path, names in listed.more():
-            found = await self._about(path)
+        for paths, names in listed.more():
+            found = await self._about(paths)
             about |= {name: found[name] for name in names if found.get(name) is not None}
-        self.omitted.clear()
-        for role in Role:
-            if fingerprint := await self._warm_up(role):
-                about["system_fingerprint"] = fingerprint
+        for fingerprint in filter(None, fingerprints):
+            about["system_fingerprint"] = fingerprint
         return Description.of(listed, self.models, self.omitted, about)
 
     async def _warm_up(self, role: Role) -> str | None:
@@ -241,13 +246,14 @@ class Server:
             unreachable=unreachable,
         )
 
-    async def _about(self, path: str) -> dict[str, Any]:
-        """Return what a server says at a path; nothing if there is none."""
-        try:
-            reply = await self._get(self._root + path)
-        except ServerUnavailableError:
-            return {}
-        return _object(reply) if reply.status_code == 200 else {}
+    async def _about(self, paths: Sequence[str]) -> dict[str, Any]:
+        """Return what a server says at the first of some paths that it has; nothing if there is none."""
+        for path in paths:
+            with suppress(ServerUnavailableError):
+                reply = await self._get(self._root + path)
+                if reply.status_code == 200:
+                    return _object(reply)
+        return {}
 
     def _raise_if_unavailable(self, reply: httpx2.Response, body: bytes) -> None:
         status = reply.status_code

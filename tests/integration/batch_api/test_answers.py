@@ -63,7 +63,7 @@ def test_batches_are_listed_in_pages_by_age(service: BatchService) -> None:
     assert [batch.id for batch in oldest.data] == ids[:2]
     rest = service.client.batches.list(limit=9, after=ids[1], extra_query={"order": "asc"})
     assert [batch.id for batch in rest.data] == ids[2:]
-    with pytest.raises(NotFoundError):
+    with pytest.raises(BadRequestError, match="no page after 'batch_0'"):
         service.client.batches.list(after="batch_0")
     with pytest.raises(NotFoundError):
         service.client.batches.cancel("batch_0")

@@ -119,6 +119,7 @@ def test_what_cannot_be_continued_is_refused(web: Client, database: Database) ->
     def previous(response_id: str) -> str:
         error = refusal(web, context="turns", previous_response_id=response_id)
         assert error["param"] == "previous_response_id"
+        assert "`previous_response_id`" in error["message"]
         return str(error["code"])
 
     assert previous("resp_1") == "previous_response_not_found"

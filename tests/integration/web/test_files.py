@@ -121,7 +121,7 @@ def test_files_are_listed_in_pages(web: Client) -> None:
     assert web.get("/v1/files?purpose=batch_output").json["data"] == []
     for wrong in ("limit=10001", "order=up", "purpose=vision"):
         assert web.get(f"/v1/files?{wrong}").status_code == 400
-    assert web.get("/v1/files?after=file-0").status_code == 404
+    assert web.get("/v1/files?after=file-0").status_code == 400
 
 
 def test_a_deleted_file_is_gone_and_its_content_is_swept(web: Client, database: Database) -> None:

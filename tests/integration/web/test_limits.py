@@ -11,7 +11,7 @@ from tests.integration.web.client import Client, ask
 
 #: Places that take any JSON, each with what is put there.
 PLACES = {
-    "options": '{"input": "Why?", "background": true, "prompt_cache_options": {"a": %s}}',
+    "options": '{"input": "Why?", "background": true, "prompt_cache_options": {"mode": %s}}',
     "tools": '{"input": "Why?", "background": true, "tools": %s}',
     "reasoning": '{"input": [{"type": "reasoning", "content": %s}, {"role": "user", "content": "Why?"}],'
     ' "background": true}',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+import pytest
 import sqlalchemy as sa
 
 from jobs.database import Database
@@ -22,7 +23,28 @@ def test_the_list_pages_newest_first(web: Client) -> None:
     assert web.get("/v1/responses?order=asc&limit=1").json["data"][0]["id"] == ids[0]
     for query in ("limit=0", "limit=x", "limit=101", "order=up"):
         assert web.get(f"/v1/responses?{query}").status_code == 400
-    assert web.get("/v1/responses?after=resp_none").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/responses",
+        "/v1/responses/{id}/input_items",
+        "/v1/chat/completions/{id}/messages",
+        "/v1/files",
+        "/v1/batches",
+        "/v1/webhook_endpoints",
+        "/api/jobs",
+    ],
+)
+def test_a_page_after_what_is_not_there_is_refused_by_name(web: Client, path: str) -> None:
+    job_id = ask(web)["id"]
+    for after in ("resp_none", "x", "%00"):
+        reply = web.get(f"{path.format(id=job_id)}?after={after}")
+        error = reply.json.get("error", reply.json)
+        assert (reply.status_code, error["code"]) == (400, "invalid_cursor")
+        assert error["param"] == "after"
+        assert error.get("message", error.get("detail")).startswith("There is no page after ")
 
 
 def test_the_list_does_not_read_prompts(web: Client, database: Database) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from openai.types.chat.chat_completion_content_part_param import ChatCompletionContentPartParam
+from openai.types.chat.chat_completion_message_param import ChatCompletionMessageParam
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 from openai.types.responses.input_token_count_params import InputTokenCountParams
 from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
-from pydantic import ValidationError
+from openai.types.responses.response_input_content_param import ResponseInputContentParam
+from openai.types.responses.response_input_item_param import ResponseInputItemParam
+from pydantic import BaseModel, ValidationError
+from typing_extensions import is_typeddict
 
 from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.errors import InvalidRequestError, NotFoundError
@@ -142,7 +148,12 @@ NEUTRAL: list[dict[str, Any]] = [
     {"presence_penalty": 0, "frequency_penalty": 0.0, "context_management": [], "prompt": None},
     {"tool_choice": "none", "service_tier": "default", "text": {"format": None}, "tools": None},
     {"reasoning": {"effort": None}, "previous_response_id": None, "conversation": None},
-    {"prompt_cache_options": {"mode": "implicit"}, "moderation": None, "image": None},
+    {"prompt_cache_options": {"mode": "implicit", "ttl": "12h", "prewarm": False}},
+    {
+        "prompt_cache_options": {"comparison_response_id": "resp_1"},
+        "moderation": None,
+        "image": None,
+    },
     {"image": {"context_compression": "auto"}, "access_programs": {"cyber": "standard"}},
     {"background_options": {"completion_window": "soonest", "continuation_id": "c"}},
     {"image": {}, "access_programs": {}, "background_options": {}},
@@ -165,6 +176,83 @@ def test_null_is_accepted_for_every_parameter_of_openais_client(parameters: type
         validate_chat({**nulls, "messages": [{"role": "user", "content": "Why?"}]})
     else:
         assert validate({**nulls, "input": "Why?"}) == validate({"input": "Why?"})
+
+
+def members(kind: Any) -> Iterator[Any]:
+    """Yield what a type of openai's is a union of: literals, and classes."""
+    kind = getattr(kind, "__value__", kind)  # an alias
+    if get_origin(kind) is Literal:
+        yield from get_args(kind)
+    elif get_args(kind):
+        for each in get_args(kind):
+            yield from members(each)
+    else:
+        yield kind
+
+
+def hints(kind: type) -> dict[str, list[Any]]:
+    """Return what the members of a typed dictionary of openai's may be."""
+    return {name: list(members(hint)) for name, hint in get_type_hints(kind).items()}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "model"),
+    [
+        (ResponseCreateParamsStreaming, CreateResponse),
+        (InputTokenCountParams, CreateResponse),
+        (CompletionCreateParamsStreaming, CreateChatCompletion),
+    ],
+)
+def test_every_member_of_every_option_of_openais_client_is_known(
+    parameters: type, model: type[BaseModel]
+) -> None:
+    for name, kinds in hints(parameters).items():
+        objects = [kind for kind in kinds if is_typeddict(kind)]
+        if name in ("input", "messages") or not objects:
+            continue
+        annotated = members(model.model_fields[name].annotation)
+        ours = [each for each in annotated if isinstance(each, type(BaseModel))]
+        if ours:
+            names = {each for kind in objects for each in hints(kind)}
+            assert names <= ours[0].model_fields.keys(), name
+        with pytest.raises(ValidationError) as caught:
+            model.model_validate({name: {"type": "odd", "odd": 1}})
+        assert any(error["loc"][0] == name for error in caught.value.errors()), name
+
+
+def test_every_item_and_part_of_openais_client_is_known() -> None:
+    question = {"role": "user", "content": "Why?"}
+    for kind in members(ResponseInputItemParam):
+        for name in hints(kind)["type"]:
+            if name in ("message", "item_reference", "reasoning", type(None)):
+                continue
+            with pytest.raises(InvalidRequestError) as caught:
+                validate({"input": [{"type": name}, question]})
+            assert (caught.value.param, caught.value.code) == ("input.0", "unsupported_parameter")
+    parts: list[tuple[Callable[[dict[str, Any]], object], str, Any]] = [
+        (validate, "input", ResponseInputContentParam),
+        (validate_chat, "messages", ChatCompletionContentPartParam),
+    ]
+    for check, param, union in parts:
+        for kind in members(union):
+            [name] = hints(kind)["type"]
+            message = {"role": "user", "content": [{"type": name, "text": "Why?"}]}
+            if name in ("input_text", "text"):
+                check({param: [message]})
+                continue
+            with pytest.raises(InvalidRequestError) as caught:
+                check({param: [message]})
+            assert caught.value.code == "unsupported_parameter"
+            assert caught.value.param == f"{param}.0.content.0"
+    for kind in members(ChatCompletionMessageParam):
+        for role in hints(kind)["role"]:
+            message = {"role": role, "content": "x"}
+            if role not in ("tool", "function"):
+                validate_chat({"messages": [message, question]})
+                continue
+            with pytest.raises(InvalidRequestError) as caught:
+                validate_chat({"messages": [message, question]})
+            assert caught.value.param == "messages.0.role"
 
 
 def test_items_of_earlier_responses_are_accepted() -> None:
@@ -242,6 +330,7 @@ def test_what_only_a_question_could_mean_is_refused(role: str) -> None:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
         ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format"),
+        ({"text": {"format": {"schema": {}}}}, "text.format"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"service_tier": "flex"}, "service_tier"),
         ({"top_logprobs": 3}, "top_logprobs"),
@@ -257,6 +346,7 @@ def test_what_only_a_question_could_mean_is_refused(role: str) -> None:
             "background_options.completion_window",
         ),
         ({"access_programs": {"cyber": "daybreak_red"}}, "access_programs.cyber"),
+        ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm"),
         ({"personality": "friendly"}, "personality"),
     ],
 )
@@ -274,6 +364,7 @@ def test_what_is_not_offered_is_refused_by_name(options: dict[str, Any], param: 
         ({"truncation": "some"}, "truncation", "invalid_value"),
         ({"text": "text"}, "text", "invalid_type"),
         ({"text": {"odd": 1}}, "text.odd", "unknown_parameter"),
+        ({"prompt_cache_options": {"odd": 1}}, "prompt_cache_options.odd", "unknown_parameter"),
         ({"reasoning": {"effort": 3}}, "reasoning.effort", "invalid_type"),
         ({"stream_options": {"include_usage": True}}, "stream_options.include_usage", "unknown_parameter"),
         ({"include": "x"}, "include", "invalid_type"),

@@ -39,7 +39,6 @@ OPERATIONS = {
             *page(files.MAX_PAGE_SIZE, files.MAX_PAGE_SIZE),
             Parameter("purpose", {"enum": [*FilePurpose]}),
         ),
-        errors=(404,),
     ),
     "v1.retrieve_file": Operation(
         "Files and batches", {200: Reply("The file.", schemas.FileObject)}, errors=(404,)
@@ -61,7 +60,6 @@ OPERATIONS = {
         "Files and batches",
         {200: Reply("A page of batches.", schemas.BatchList)},
         parameters=PAGE,
-        errors=(404,),
     ),
     "v1.retrieve_batch": Operation(
         "Files and batches", {200: Reply("The batch.", schemas.Batch)}, errors=(404,)

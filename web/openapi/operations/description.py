@@ -53,6 +53,17 @@ class Operation:
     changes: bool = True
 
 
+#: What the operations of each tag are for, in the order in which readers want them.
+TAGS = {
+    "Responses": "Ask questions, and follow their jobs: OpenAI's Responses API.",
+    "Chat completions": "The same jobs in the shape of OpenAI's older API.",
+    "Models": "What can be asked.",
+    "Files and batches": "Many questions in a file: OpenAI's Batch API.",
+    "Webhooks": "Where events are sent, and what became of them.",
+    "Audits": "Histories, reviews, exports and statistics, and the transparency log.",
+    "Health": "For load balancers and monitoring.",
+}
+
 #: The shapes of errors by blueprint, as `web.errors` has them: OpenAI's and RFC 9457's. All others are text.
 ERROR_SHAPES: Mapping[str, type[BaseModel]] = {"v1": schemas.ErrorReply, "api": schemas.Problem}
 
@@ -62,6 +73,7 @@ ERRORS = {
     401: "No API key was given, or it is wrong, revoked or expired.",
     403: "The API key lacks a scope, or a page of another site requested a change.",
     404: "There is no such job, model, file, batch, webhook endpoint or delivery.",
+    408: "Only a part of the request arrived within a minute.",
     409: "The job was cancelled, or has not ended, or is not in the transparency log yet.",
     412: "The response does not match `If-Match`.",
     413: "The body is too large.",
@@ -73,4 +85,4 @@ ERRORS = {
     503: "The database does not respond, or too many requests wait for jobs.",
 }
 #: The errors of all endpoints, and of those that have a body.
-COMMON_ERRORS, BODY_ERRORS = (400, 401, 403, 429, 500, 503), (413, 415)
+COMMON_ERRORS, BODY_ERRORS = (400, 401, 403, 429, 500, 503), (408, 413, 415)

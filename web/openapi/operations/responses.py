@@ -35,7 +35,6 @@ OPERATIONS = {
             Parameter("status", {"enum": [*Status]}),
             *PERIOD,
         ),
-        errors=(404,),
     ),
     "v1.retrieve_response": Operation(
         "Responses",

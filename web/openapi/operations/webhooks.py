@@ -30,7 +30,7 @@ OPERATIONS = {
             schemas.WebhookEndpointList,
             None,
             PAGE,
-            (404,),
+            (),
         ),
         (
             "retrieve_webhook_endpoint",
