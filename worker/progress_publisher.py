@@ -29,6 +29,8 @@ class _Stream:
     generation: Generation
     #: The number of deltas that are published.
     published: int = 0
+    #: Whether it is published that it has begun: without a beginning, a text counts as lost.
+    has_begun: bool = False
 
 
 class ProgressPublisher:
@@ -99,9 +101,11 @@ class ProgressPublisher:
         for (job_id, attempt_id), stream in streams.items():
             # Read before the deltas: none follow once the generation has finished.
             finished = stream.generation.finished
-            if deltas := stream.generation.deltas_from(stream.published):
+            deltas = stream.generation.deltas_from(stream.published)
+            if deltas or not stream.has_begun:
                 updates.append((job_id, TextDeltas(attempt_id, stream.published, deltas)))
                 stream.published += len(deltas)
+                stream.has_begun = True
             if finished:
                 with self._condition:
                     del self._streams[job_id, attempt_id]

@@ -271,21 +271,23 @@ def fail(
     return _end(database, claim, leases.END, job, AttemptStatus.FAILED, columns)
 
 
-def release(database: Database, claim: Claim, reason: str, server: str | None = None) -> bool:
+def release(database: Database, claim: Claim, reason: str, output: Output | None = None) -> bool:
     """Give a claimed stage back, so that another worker can run it. A sweep publishes it.
 
     Args:
         database: of the job.
         claim: of the stage.
         reason: for the history.
-        server: the server that generated its text, if the engine is elsewhere.
+        output: the text so far; None if nothing was generated.
 
     Returns:
         False if the job has ended or the lease is lost: then nothing is changed.
     """
     job = {"published_at": None}
-    attempt = {"error": reason, "server": server}
-    return _end(database, claim, leases.RELEASE, job, AttemptStatus.RELEASED, attempt)
+    columns = {"output": "", "delta_lengths": []} if output is None else _columns(claim, output)
+    # The text did not end: it goes on elsewhere.
+    columns |= {"error": reason, "finish_reason": None}
+    return _end(database, claim, leases.RELEASE, job, AttemptStatus.RELEASED, columns)
 
 
 def keep_partial(database: Database, claim: Claim, output: Output | None) -> None:
