@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ TIMEOUT = 3
 class TextDeltas:
     """Consecutive pieces of an attempt's text. The first entry of an attempt may have none: it has begun."""
 
-    attempt_id: int
+    #: The attempt's (`jobs.models.text_id`).
+    text_id: str
     #: The number of pieces of this attempt before these.
     start: int
     deltas: list[str]
@@ -54,8 +55,8 @@ class Follower:
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
-        #: The ids of the attempts whose texts have ended.
-        self._closed: set[int] = set()
+        #: The ids of the texts that have ended.
+        self._closed: set[str] = set()
 
     def read(self, timeout: float) -> Update:
         """Return the entries since the last read, or wait for some.
@@ -139,20 +140,20 @@ class Progress:
         else:
             self._away.clear()
 
-    def close_texts(self, attempts: Collection[tuple[str, int]]) -> dict[int, list[str]]:
+    def close_texts(self, texts: Collection[tuple[str, str]]) -> dict[str, list[str]]:
         """End the texts of attempts whose workers were lost: readers get nothing more of them.
 
         Args:
-            attempts: their jobs' ids and their own.
+            texts: the ids of their jobs, and their own.
 
         Returns:
-            the pieces that were published, by attempt id. An attempt is left out if they are unknown: Redis is away, or
-            has lost them.
+            the pieces that were published, by the id of the text. A text is left out if it is unknown: Redis is away, or
+            has lost it.
         """
         try:
             with self._redis.pipeline(transaction=False) as pipe:
-                for job_id, attempt_id in attempts:
-                    pipe.xadd(_key(job_id), {"closed": str(attempt_id)})
+                for job_id, text_id in texts:
+                    pipe.xadd(_key(job_id), {"closed": text_id})
                     pipe.expire(_key(job_id), EXPIRY)
                     pipe.xrange(_key(job_id))
                 replies = pipe.execute(raise_on_error=False)
@@ -162,14 +163,12 @@ class Progress:
         except redis.RedisError as error:
             log.warning("texts of lost workers are not kept: %s", error)
             return {}
-        found = zip(attempts, replies[2::3], strict=True)
+        found = zip(texts, replies[2::3], strict=True)
         published = {
-            attempt_id: _published([fields for _, fields in entries], attempt_id)
-            for (_, attempt_id), entries in found
+            text_id: _published([fields for _, fields in entries], text_id)
+            for (_, text_id), entries in found
         }
-        return {
-            attempt_id: pieces for attempt_id, pieces in published.items() if pieces is not None
-        }
+        return {text_id: pieces for text_id, pieces in published.items() if pieces is not None}
 
     def forget(self, job_id: str) -> None:
         """Delete the pieces of text of a job that has ended or was deleted. Without it, they expire."""
@@ -191,37 +190,36 @@ class Progress:
 def _fields(text: TextDeltas | None) -> dict[Any, Any]:  # redis-py's dict is invariant.
     if text is None:
         return {"changed": "1"}
-    return {"text": json.dumps([text.attempt_id, text.start, text.deltas])}
+    return {"text": json.dumps([text.text_id, text.start, text.deltas])}
 
 
-def _texts(entries: Iterable[Fields], closed: set[int]) -> list[TextDeltas]:
+def _texts(entries: Iterable[Fields], closed: set[str]) -> list[TextDeltas]:
     """Return the texts of entries, without what came after an attempt's text had ended.
 
     Args:
         entries: of a job's stream, in their order.
-        closed: the ids of attempts whose texts have ended; new ones are added.
+        closed: the ids of texts that have ended; new ones are added.
     """
     texts = []
     is_ours = True
     for fields in entries:
         if "closed" in fields:
-            with suppress(ValueError):
-                closed.add(int(fields["closed"]))
+            closed.add(fields["closed"])
         if "text" not in fields:
             continue
         text = _parsed(fields["text"])
         if text is None:
             is_ours = False
-        elif text.attempt_id not in closed:
+        elif text.text_id not in closed:
             texts.append(text)
     if not is_ours:
         log.warning("entries of live progress in Redis are ignored: they are no text of a stage")
     return texts
 
 
-def _published(entries: Sequence[Fields], attempt_id: int) -> list[str] | None:
-    """Return the pieces of an attempt's text up to its end, which is among the entries; None if Redis has lost any."""
-    texts = [text for text in _texts(entries, set()) if text.attempt_id == attempt_id]
+def _published(entries: Sequence[Fields], text_id: str) -> list[str] | None:
+    """Return the pieces of a text up to its end, which is among the entries; None if Redis has lost any."""
+    texts = [text for text in _texts(entries, set()) if text.text_id == text_id]
     pieces: list[str] = []
     for text in texts:
         if text.start != len(pieces):
@@ -233,13 +231,13 @@ def _published(entries: Sequence[Fields], attempt_id: int) -> list[str] | None:
 def _parsed(text: str) -> TextDeltas | None:
     """Return the text of an entry; None if it is none that `_fields` made."""
     try:
-        attempt_id, start, deltas = json.loads(text)
+        text_id, start, deltas = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return None
-    is_ours = type(attempt_id) is int and type(start) is int and type(deltas) is list
+    is_ours = type(text_id) is str and type(start) is int and type(deltas) is list
     if not is_ours or not all(type(delta) is str for delta in deltas):
         return None
-    return TextDeltas(attempt_id, start, deltas)
+    return TextDeltas(text_id, start, deltas)
 
 
 def _key(job_id: str) -> str:

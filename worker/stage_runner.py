@@ -262,7 +262,7 @@ class StageRunner:
         except ContextExceededError as error:
             return self._recorder.fail(claim, "context_length_exceeded", str(error))
         self._set_generation(running, generation)
-        self._publisher.publish_text(claim.job_id, claim.attempt_id, generation)
+        self._publisher.publish_text(claim.job_id, claim.text_id, generation)
         try:
             completion = generation.result()
         except ContextExceededError as error:

@@ -43,14 +43,14 @@ Event = dict[str, Any]
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
-def events(job: Job, live: dict[int, list[str]]) -> Iterator[Event | None]:
+def events(job: Job, live: dict[str, list[str]]) -> Iterator[Event | None]:
     """Yield all events of a job so far. An event's sequence number is its index.
 
     None is yielded for a number that an event with lost text may have had.
 
     Args:
         job: with its attempts loaded.
-        live: the pieces so far of running attempts, by attempt id.
+        live: the pieces so far of running attempts, by the ids of their texts.
     """
     queued = response(job, as_of=Status.QUEUED, run=1)
     yield {"type": "response.created", "response": queued}
@@ -116,7 +116,7 @@ class _Item:
 class RunningText:
     """The text of the running attempt, to which live pieces are added."""
 
-    attempt_id: int
+    text_id: str
     pieces: Pieces
     #: How many pieces its item has.
     num_pieces: int
@@ -125,7 +125,7 @@ class RunningText:
     continuation: Continuation
 
 
-def running_text(job: Job, live: dict[int, list[str]]) -> RunningText | None:
+def running_text(job: Job, live: dict[str, list[str]]) -> RunningText | None:
     """Return the text of the running attempt, or None if there is none; the arguments are those of `events`."""
     running = [a for a in job.attempts if a.status is AttemptStatus.RUNNING]
     if not running:
@@ -133,10 +133,10 @@ def running_text(job: Job, live: dict[int, list[str]]) -> RunningText | None:
     item = _items(job, live)[-1]
     attempt = running[-1]
     return RunningText(
-        attempt.id,
+        attempt.text_id,
         Pieces(item),
         len(item.text.pieces),
-        len(live.get(attempt.id, ())),
+        len(live.get(attempt.text_id, ())),
         item.text.continuation,
     )
 
@@ -192,7 +192,7 @@ def _dumps(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
-def _items(job: Job, live: dict[int, list[str]]) -> list[_Item]:
+def _items(job: Job, live: dict[str, list[str]]) -> list[_Item]:
     """Return the output items of a job so far, in their order."""
     items: list[_Item] = []
     for run in range(1, job.run + 1):
@@ -210,7 +210,7 @@ def _stage_items(
     stage: Stage,
     attempts: list[Attempt],
     output_index: int,
-    live: dict[int, list[str]],
+    live: dict[str, list[str]],
 ) -> list[_Item]:
     """Return the output items of a stage in one run."""
     texts = streamed_texts(attempts, lambda attempt: stored_pieces(attempt, live))

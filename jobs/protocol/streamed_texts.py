@@ -89,15 +89,15 @@ def streamed_texts(
     return texts
 
 
-def stored_pieces(attempt: Attempt, live: Mapping[int, Sequence[str]]) -> Sequence[str]:
+def stored_pieces(attempt: Attempt, live: Mapping[str, Sequence[str]]) -> Sequence[str]:
     """Return the pieces of an attempt's text, as far as they are known.
 
     Args:
         attempt: any.
-        live: the pieces so far of running attempts, by attempt id.
+        live: the pieces so far of running attempts, by the ids of their texts.
     """
     if attempt.status is AttemptStatus.RUNNING:
-        return live.get(attempt.id, ())
+        return live.get(attempt.text_id, ())
     text = attempt.output or ""
     if attempt.delta_lengths is None:  # An imported text is one piece.
         return [text] if text else []

@@ -257,14 +257,18 @@ def held_by(connection: sa.Connection, worker_id: str) -> set[tuple[str, int]]:
     return {(row.id, row.lease_token) for row in rows if row.finished_at is None}
 
 
-def find_expired(connection: sa.Connection) -> list[sa.Row[str, int, int]]:
-    """Return ``job_id``, ``lease_token`` and ``id`` of the attempts whose leases have run out; at most `MAX_EXPIRED`."""
+def find_expired(connection: sa.Connection) -> list[sa.Row[*tuple[Any, ...]]]:
+    """Return ``job_id``, ``lease_token``, ``id`` and ``started_at`` of attempts whose leases have run out.
+
+    There are `MAX_EXPIRED` at most.
+    """
     running = sa.and_(
         Attempt.job_id == Job.id,
         Attempt.lease_token == Job.lease_token,
         Attempt.status == AttemptStatus.RUNNING,
     )
-    found = sa.select(Attempt.job_id, Attempt.lease_token, Attempt.id).join(Job, running)
+    columns = (Attempt.job_id, Attempt.lease_token, Attempt.id, Attempt.started_at)
+    found = sa.select(*columns).join(Job, running)
     return list(connection.execute(found.where(EXPIRED).limit(MAX_EXPIRED)))
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from jobs import pipeline
 from jobs.database import Database
-from jobs.models import AttemptStatus, Job, Status
+from jobs.models import AttemptStatus, Job, Status, text_id
 from jobs.pipeline import Sampling, Stage, Turn, sampling_values
 from jobs.statements import attempts, jobs, leases, pauses, workers
 from jobs.statements.leases import Lease
@@ -27,6 +27,8 @@ class Claim:
 
     job_id: str
     attempt_id: int
+    #: What its text is called while it is generated (`jobs.models.text_id`).
+    text_id: str
     #: 1 for the first attempt at the stage.
     attempt_number: int
     lease_token: int
@@ -135,7 +137,9 @@ def claim(
             queued_at=job.ready_at,
             started_at=job.now,
         )
-        return _claim(job, job_id, stage, worker_id, attempt_id, number, prompt)
+        return _claim(
+            job, job_id, stage, worker_id, attempt_id, text_id(attempt_id, job.now), number, prompt
+        )
 
 
 def find_claim(database: Database, job_id: str, stage_index: int, worker_id: str) -> Claim | None:
@@ -149,7 +153,16 @@ def find_claim(database: Database, job_id: str, stage_index: int, worker_id: str
             return None
         attempt = attempts.get_running(connection, job_id, job.lease_token)
     stage = pipeline.stages(job.rounds)[stage_index]
-    return _claim(job, job_id, stage, worker_id, attempt.id, attempt.number, attempt.prompt)
+    return _claim(
+        job,
+        job_id,
+        stage,
+        worker_id,
+        attempt.id,
+        text_id(attempt.id, attempt.started_at),
+        attempt.number,
+        attempt.prompt,
+    )
 
 
 def _claim(
@@ -158,12 +171,14 @@ def _claim(
     stage: Stage,
     worker_id: str,
     attempt_id: int,
+    text_id: str,
     attempt_number: int,
     prompt: str,
 ) -> Claim:
     return Claim(
         job_id=job_id,
         attempt_id=attempt_id,
+        text_id=text_id,
         attempt_number=attempt_number,
         lease_token=job.lease_token,
         worker_id=worker_id,

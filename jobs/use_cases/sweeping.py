@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from jobs import pipeline
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.models import AttemptStatus, Job
+from jobs.models import AttemptStatus, Job, text_id
 from jobs.statements import attempts, future_times, jobs, leases, pauses
 from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED
 from jobs.use_cases.stages import DEADLINE_EXCEEDED
@@ -22,8 +22,8 @@ DEADLINE_GRACE = 30.0
 WORKER_LOST = "the worker that ran this attempt stopped responding"
 
 
-#: Ends the texts of attempts, given as (job id, attempt id), and returns the pieces of those that are known, by attempt id.
-CloseTexts = Callable[[Collection[tuple[str, int]]], Mapping[int, Sequence[str]]]
+#: Ends texts of attempts, given by the ids of their jobs and their own, and returns the pieces of those that are known.
+CloseTexts = Callable[[Collection[tuple[str, str]]], Mapping[str, Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,19 @@ def sweep(database: Database, close_texts: CloseTexts = lambda _: {}) -> SweepRe
 
 
 def _outputs(
-    expired: Sequence[sa.Row[str, int, int]], close_texts: CloseTexts
+    expired: Sequence[sa.Row[*tuple[Any, ...]]], close_texts: CloseTexts
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """Return what is known of the texts of expired leases, as columns of attempts, by job id and lease token."""
-    pieces = close_texts([(row.job_id, row.id) for row in expired])
-    return {
-        (row.job_id, row.lease_token): {
-            "output": "".join(pieces[row.id]),
-            "delta_lengths": [len(piece) for piece in pieces[row.id]],
-        }
-        if row.id in pieces
-        else {}
+    texts = {
+        (row.job_id, row.lease_token): (row.job_id, text_id(row.id, row.started_at))
         for row in expired
+    }
+    known = close_texts(list(texts.values()))
+    return {
+        lease: {"output": "".join(known[text]), "delta_lengths": [len(x) for x in known[text]]}
+        if text in known
+        else {}
+        for lease, (_, text) in texts.items()
     }
 
 

@@ -80,10 +80,10 @@ class Feed:
         self._heard_at = 0.0
         #: When to stop waiting for a partial text; 0 while nothing is missing.
         self._partial_text_deadline = 0.0
-        #: The pieces so far of attempts that are running or not yet seen in the rows, by attempt id.
-        self._live: dict[int, list[str]] = {}
-        #: The ids of the attempts that were seen in the rows.
-        self._seen_attempts: set[int] = set()
+        #: The pieces so far of attempts that are running or not yet seen in the rows, by the id of the text.
+        self._live: dict[str, list[str]] = {}
+        #: The ids of the texts of attempts that were seen in the rows.
+        self._seen_texts: set[str] = set()
         #: The text of the running attempt, and the index of the message with the first piece of its item.
         self._running: tuple[RunningText, int] | None = None
 
@@ -150,10 +150,10 @@ class Feed:
         update = self._follower.read(0 if first else timeout)
         unseen = False
         for text in update.texts:
-            pieces = self._live.setdefault(text.attempt_id, [])
+            pieces = self._live.setdefault(text.text_id, [])
             if text.start == len(pieces):  # Else some are missing; the finished text will have all.
                 pieces += text.deltas
-            unseen |= text.attempt_id not in self._seen_attempts
+            unseen |= text.text_id not in self._seen_texts
         now = time.monotonic()
         if update.texts and not unseen:
             self._heard_at = now
@@ -173,17 +173,17 @@ class Feed:
             return
         job = queries.get_job(self._database, self._owner, self._job_id)
         self._version = version
-        self._seen_attempts = {attempt.id for attempt in job.attempts}
+        self._seen_texts = {attempt.text_id for attempt in job.attempts}
         if job.awaits_partial_text:
             if not self._partial_text_deadline:
                 self._partial_text_deadline = time.monotonic() + PARTIAL_TEXT_TIMEOUT
             if time.monotonic() < self._partial_text_deadline:
                 return
-        running_ids = {a.id for a in job.attempts if a.status is AttemptStatus.RUNNING}
+        running_ids = {a.text_id for a in job.attempts if a.status is AttemptStatus.RUNNING}
         self._live = {
-            attempt_id: pieces
-            for attempt_id, pieces in self._live.items()
-            if attempt_id in running_ids or attempt_id not in self._seen_attempts
+            text_id: pieces
+            for text_id, pieces in self._live.items()
+            if text_id in running_ids or text_id not in self._seen_texts
         }
         current = list(events(job, self._live))
         self._running = None
@@ -204,7 +204,7 @@ class Feed:
         running, first = self._running
         messages: list[bytes] = []
         number = len(self._messages)  # Only this thread appends to it.
-        for piece in self._live.get(running.attempt_id, ())[running.num_taken :]:
+        for piece in self._live.get(running.text_id, ())[running.num_taken :]:
             running.num_taken += 1
             new = running.continuation.take(piece)
             if running.continuation.differs:

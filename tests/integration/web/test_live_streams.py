@@ -66,9 +66,7 @@ class Web:
 
     def generate(self, stage: Claim, start: int, pieces: list[str]) -> None:
         """Publish pieces of a stage's text, as a worker does."""
-        self.services.progress.publish(
-            [(stage.job_id, TextDeltas(stage.attempt_id, start, pieces))]
-        )
+        self.services.progress.publish([(stage.job_id, TextDeltas(stage.text_id, start, pieces))])
 
 
 @contextmanager

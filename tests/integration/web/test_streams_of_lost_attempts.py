@@ -16,12 +16,13 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.models import ANONYMOUS, Job, Worker, WorkerState
+from jobs.progress import TextDeltas
 from jobs.use_cases import restarting, retrying, stages, sweeping, workers
 from jobs.use_cases.stages import Claim
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
-from tests.integration.web.test_live_streams import DELTA, Reader, Web, output, serving
+from tests.integration.web.test_live_streams import DELTA, Reader, Web, deltas, output, serving
 from tests.servers import RedisServer
 from web.v1 import feeds
 
@@ -260,3 +261,19 @@ def test_the_end_of_a_cancelled_job_waits_for_a_worker_that_is_lost(
         sweep(web)
         received += early.rest()
     assert received[-2]["item"]["content"][0]["text"] == "".join(PIECES)
+
+
+def test_texts_of_before_a_restore_are_nobodys_text(webs: tuple[Web, Web]) -> None:
+    """A database that is set back repeats the ids of attempts, and Redis has the texts of those that were lost."""
+    web, _ = webs
+    job = submit(web.database)
+    web.services.progress.publish([(job.id, TextDeltas("1@1.000000", 0, ["of before "]))])
+    first = claim(web.database, job)
+    assert first.attempt_id == 1
+    with Reader(web, job) as early:
+        web.generate(first, 0, PIECES)
+        received = [event for _ in PIECES for event in early.until(DELTA)]
+        assert deltas(received) == PIECES
+        web.cancel(job)
+        sweep(web)
+        assert early.rest()[-2]["item"]["content"][0]["text"] == "".join(PIECES)

@@ -14,7 +14,7 @@ from tests.event_types import BEGIN, MESSAGE, REASONING
 from tests.unit.protocol.rows import add_attempt, completed_job, make_job
 
 
-def all_events(job: Job, live: dict[int, list[str]] | None = None) -> list[dict[str, Any]]:
+def all_events(job: Job, live: dict[str, list[str]] | None = None) -> list[dict[str, Any]]:
     """List the events of a job, none of which is missing."""
     job_events = list(events(job, live or {}))
     assert None not in job_events
@@ -59,7 +59,7 @@ def test_a_running_stage_has_the_live_pieces() -> None:
     attempt = add_attempt(job, 0, AttemptStatus.RUNNING)
     before = all_events(job)
     assert types(before) == [*BEGIN, *REASONING[:3]]
-    stream = all_events(job, {attempt.id: ["One ", "t"]})
+    stream = all_events(job, {attempt.text_id: ["One ", "t"]})
     assert stream[: len(before)] == before
     pieces = pieces_of(job)
     assert stream[len(before) :] == [*pieces.events("One "), *pieces.events("t")]
@@ -101,15 +101,15 @@ def test_a_summary_is_the_text() -> None:
 def test_an_attempt_after_a_lost_one_continues_its_events() -> None:
     job = make_job(Status.IN_PROGRESS)
     lost = add_attempt(job, 0, AttemptStatus.RUNNING)
-    before = all_events(job, {lost.id: ["One ", "two "]})
+    before = all_events(job, {lost.text_id: ["One ", "two "]})
     lost.status, lost.output, lost.delta_lengths = AttemptStatus.LOST, "One two ", [4, 4]
     assert all_events(job) == before
     retried = add_attempt(job, 0, AttemptStatus.RUNNING, number=2)
     for pieces in ([], ["One "], ["One", " t"], ["One two ", ""]):
-        again = all_events(job, {retried.id: pieces})
+        again = all_events(job, {retried.text_id: pieces})
         assert again[: len(before)] == before
         assert not any(event["delta"] for event in again[len(before) :])
-    more = all_events(job, {retried.id: ["One ", "two three ", "four "]})
+    more = all_events(job, {retried.text_id: ["One ", "two three ", "four "]})
     assert [e["delta"] for e in more[len(before) :]] == ["three "] * 2 + ["four "] * 2
 
 
@@ -117,10 +117,10 @@ def test_another_text_after_a_lost_one_has_an_item_of_its_own() -> None:
     """A server of models may generate another text at the second attempt."""
     job = make_job(Status.IN_PROGRESS)
     lost = add_attempt(job, 0, AttemptStatus.RUNNING)
-    before = all_events(job, {lost.id: ["One "]})
+    before = all_events(job, {lost.text_id: ["One "]})
     lost.status, lost.output, lost.delta_lengths = AttemptStatus.LOST, "One ", [4]
     retried = add_attempt(job, 0, AttemptStatus.RUNNING, number=2)
-    live = all_events(job, {retried.id: ["On", "ce "]})
+    live = all_events(job, {retried.text_id: ["On", "ce "]})
     retried.status, retried.output, retried.delta_lengths = AttemptStatus.FINISHED, "Once ", [2, 3]
     retried.finish_reason = "stop"
     late = all_events(job)
@@ -174,7 +174,7 @@ def test_a_job_that_goes_on_after_a_failure_continues_its_events() -> None:
     waiting = all_events(job)
     assert types(waiting) == [*BEGIN, *REASONING[:5]]
     retried = add_attempt(job, 0, AttemptStatus.RUNNING, number=2)
-    assert all_events(job, {retried.id: ["On"]}) == waiting
+    assert all_events(job, {retried.text_id: ["On"]}) == waiting
 
 
 def test_the_numbers_of_a_text_that_nobody_knows_are_left_out() -> None:
@@ -190,7 +190,7 @@ def test_a_restart_keeps_earlier_events_and_their_numbers() -> None:
     job = make_job(Status.IN_PROGRESS)
     add_attempt(job, 0)
     running = add_attempt(job, 1, AttemptStatus.RUNNING)
-    before = list(events(job, {running.id: ["One "]}))
+    before = list(events(job, {running.text_id: ["One "]}))
     running.status = AttemptStatus.LOST
     job.run = 2
     add_attempt(job, 0)
