@@ -85,6 +85,8 @@ def stream(client: Client, job_id: str, screen: Screen, *, show: bool) -> dict[s
             elif not show:
                 continue
             elif kind == "response.output_item.added":
+                if is_another_text(event["item"]["id"]):
+                    screen.note("The worker was lost, and the text that follows is another one.")
                 # The card prints two empty lines between the texts, and none after the last.
                 if num_printed:
                     screen.write("\n\n\n")
@@ -230,6 +232,11 @@ def stage_of(item_id: str) -> tuple[Role, int]:
     """Return role and round of an output item."""
     _, role, number, *_ = item_id.split("_")
     return Role(role), int(number)
+
+
+def is_another_text(item_id: str) -> bool:
+    """Return whether an output item is of a stage that had begun another text: its id ends with an attempt's number."""
+    return len(item_id.split("_")) > 5
 
 
 def answer(response: dict[str, Any]) -> str | None:

@@ -1,7 +1,8 @@
 """Live progress of jobs: what workers publish before it is in the database.
 
-There is one Redis stream for each job. An entry is some pieces of a stage's text, or a note that the
-job's rows changed. Nothing depends on it: readers read the database too, and only the database while
+There is one Redis stream for each job. An entry is some pieces of a stage's text, a note that the job's
+rows changed, or one that an attempt's text has ended: the worker was lost, and what it may still publish is
+nobody's text. Nothing depends on it: readers read the database too, and only the database while
 Redis is away.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import redis
 
 from jobs import advice, logs, redis_clients
-from jobs.listening import Listener, Subscription
+from jobs.listening import Fields, Listener, Subscription
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +32,10 @@ TIMEOUT = 3
 
 @dataclass(frozen=True)
 class TextDeltas:
-    """Consecutive pieces of an attempt's text."""
+    """Consecutive pieces of an attempt's text. The first entry of an attempt may have none: it has begun."""
 
-    attempt_id: int
+    #: The attempt's (`jobs.models.text_id`).
+    text_id: str
     #: The number of pieces of this attempt before these.
     start: int
     deltas: list[str]
@@ -53,6 +55,8 @@ class Follower:
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
+        #: The ids of the texts that have ended.
+        self._closed: set[str] = set()
 
     def read(self, timeout: float) -> Update:
         """Return the entries since the last read, or wait for some.
@@ -64,13 +68,8 @@ class Follower:
             the entries. While Redis is away, each read says that the rows may have changed.
         """
         entries, away = self._subscription.take(timeout)
-        texts = [_parsed(fields["text"]) for fields in entries if "text" in fields]
-        ours = [text for text in texts if text is not None]
-        if len(ours) < len(texts):
-            log.warning(
-                "entries of live progress in Redis are ignored: they are no text of a stage"
-            )
-        return Update(ours, changed=away or any("changed" in fields for fields in entries))
+        texts = _texts(entries, self._closed)
+        return Update(texts, changed=away or any("changed" in fields for fields in entries))
 
 
 class Progress:
@@ -141,6 +140,36 @@ class Progress:
         else:
             self._away.clear()
 
+    def close_texts(self, texts: Collection[tuple[str, str]]) -> dict[str, list[str]]:
+        """End the texts of attempts whose workers were lost: readers get nothing more of them.
+
+        Args:
+            texts: the ids of their jobs, and their own.
+
+        Returns:
+            the pieces that were published, by the id of the text. A text is left out if it is unknown: Redis is away, or
+            has lost it.
+        """
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id, text_id in texts:
+                    pipe.xadd(_key(job_id), {"closed": text_id})
+                    pipe.expire(_key(job_id), EXPIRY)
+                    pipe.xrange(_key(job_id))
+                replies = pipe.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, redis.RedisError):
+                    raise reply
+        except redis.RedisError as error:
+            log.warning("texts of lost workers are not kept: %s", error)
+            return {}
+        found = zip(texts, replies[2::3], strict=True)
+        published = {
+            text_id: _published([fields for _, fields in entries], text_id)
+            for (_, text_id), entries in found
+        }
+        return {text_id: pieces for text_id, pieces in published.items() if pieces is not None}
+
     def forget(self, job_id: str) -> None:
         """Delete the pieces of text of a job that has ended or was deleted. Without it, they expire."""
         try:
@@ -161,19 +190,54 @@ class Progress:
 def _fields(text: TextDeltas | None) -> dict[Any, Any]:  # redis-py's dict is invariant.
     if text is None:
         return {"changed": "1"}
-    return {"text": json.dumps([text.attempt_id, text.start, text.deltas])}
+    return {"text": json.dumps([text.text_id, text.start, text.deltas])}
+
+
+def _texts(entries: Iterable[Fields], closed: set[str]) -> list[TextDeltas]:
+    """Return the texts of entries, without what came after an attempt's text had ended.
+
+    Args:
+        entries: of a job's stream, in their order.
+        closed: the ids of texts that have ended; new ones are added.
+    """
+    texts = []
+    is_ours = True
+    for fields in entries:
+        if "closed" in fields:
+            closed.add(fields["closed"])
+        if "text" not in fields:
+            continue
+        text = _parsed(fields["text"])
+        if text is None:
+            is_ours = False
+        elif text.text_id not in closed:
+            texts.append(text)
+    if not is_ours:
+        log.warning("entries of live progress in Redis are ignored: they are no text of a stage")
+    return texts
+
+
+def _published(entries: Sequence[Fields], text_id: str) -> list[str] | None:
+    """Return the pieces of a text up to its end, which is among the entries; None if Redis has lost any."""
+    texts = [text for text in _texts(entries, set()) if text.text_id == text_id]
+    pieces: list[str] = []
+    for text in texts:
+        if text.start != len(pieces):
+            return None
+        pieces += text.deltas
+    return pieces if texts else None
 
 
 def _parsed(text: str) -> TextDeltas | None:
     """Return the text of an entry; None if it is none that `_fields` made."""
     try:
-        attempt_id, start, deltas = json.loads(text)
+        text_id, start, deltas = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return None
-    is_ours = type(attempt_id) is int and type(start) is int and type(deltas) is list
+    is_ours = type(text_id) is str and type(start) is int and type(deltas) is list
     if not is_ours or not all(type(delta) is str for delta in deltas):
         return None
-    return TextDeltas(attempt_id, start, deltas)
+    return TextDeltas(text_id, start, deltas)
 
 
 def _key(job_id: str) -> str:

@@ -76,7 +76,7 @@ class Sweeper(DutyThread):
         if not busy:
             return False
         try:
-            swept = sweeping.sweep(self._database)
+            swept = sweeping.sweep(self._database, self._progress.close_texts)
         except Exception:
             # It can be read and not written, and so the workers cannot extend their leases.
             self._note_outage()

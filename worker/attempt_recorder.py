@@ -54,7 +54,7 @@ class AttemptRecorder:
     def record(self, claim: Claim, completion: Completion, output: Output) -> bool:
         """Store the output of a generation that ended without an error; return whether it is the stage's text."""
         if completion.finish_reason is FinishReason.CANCELLED:
-            if not (self._stopping.is_set() and self.release(claim, output.server)):
+            if not (self._stopping.is_set() and self.release(claim, output)):
                 self._with_retries(lambda: stages.keep_partial(self._database, claim, output))
                 self._count(claim, "cancelled")
                 log.info("%s: %s stopped", claim.job_id, claim.stage.role)
@@ -78,15 +78,15 @@ class AttemptRecorder:
         )
         return True
 
-    def release(self, claim: Claim, server: str | None = None) -> bool:
+    def release(self, claim: Claim, output: Output | None) -> bool:
         """Give a stage back, since the worker is stopping; return False if its lease is lost.
 
         Args:
             claim: of the attempt.
-            server: the address of the server that ran it, if the engine is elsewhere.
+            output: what it generated; None if nothing.
         """
         released = self._with_retries(
-            lambda: stages.release(self._database, claim, "the worker shut down", server)
+            lambda: stages.release(self._database, claim, "the worker shut down", output)
         )
         if released:
             self._count(claim, "released")
@@ -105,12 +105,11 @@ class AttemptRecorder:
                 f"the {claim.stage.role} failed at its attempt {claim.attempt_number}: {error}"
             )
             return self.fail(claim, "server_error", message, partial_output(claim, generation))
-        server = generation.server
-        if self._with_retries(lambda: stages.release(self._database, claim, str(error), server)):
+        output = partial_output(claim, generation)
+        if self._with_retries(lambda: stages.release(self._database, claim, str(error), output)):
             self._count(claim, "interrupted")
             log.warning("%s: %s runs again: %s", claim.job_id, claim.stage.role, error)
         else:
-            output = partial_output(claim, generation)
             self._with_retries(lambda: stages.keep_partial(self._database, claim, output))
             self._count(claim, LEASE_LOST)
             log.info("%s: %s stopped", claim.job_id, claim.stage.role)

@@ -29,6 +29,8 @@ class _Stream:
     generation: Generation
     #: The number of deltas that are published.
     published: int = 0
+    #: Whether it is published that it has begun: without a beginning, a text counts as lost.
+    has_begun: bool = False
 
 
 class ProgressPublisher:
@@ -37,18 +39,18 @@ class ProgressPublisher:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._condition = threading.Condition()
-        #: By job and attempt.
-        self._streams: dict[tuple[str, int], _Stream] = {}
+        #: By job and text (`Claim.text_id`).
+        self._streams: dict[tuple[str, str], _Stream] = {}
         #: The ids of jobs whose rows have changed, in this order, and whether they have ended.
         self._changed: dict[str, bool] = {}
         self._stopped = False
         self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
         self._thread.start()
 
-    def publish_text(self, job_id: str, attempt_id: int, generation: Generation) -> None:
+    def publish_text(self, job_id: str, text_id: str, generation: Generation) -> None:
         """Publish the text of an attempt until its generation ends. Returns at once."""
         with self._condition:
-            self._streams[job_id, attempt_id] = _Stream(generation)
+            self._streams[job_id, text_id] = _Stream(generation)
             self._condition.notify()
 
     def publish_change(self, job_id: str, *, ended: bool = False) -> None:
@@ -92,17 +94,19 @@ class ProgressPublisher:
                 time.sleep(INTERVAL)  # Later updates share the next request.
 
     def _take_deltas(
-        self, streams: dict[tuple[str, int], _Stream]
+        self, streams: dict[tuple[str, str], _Stream]
     ) -> list[tuple[str, TextDeltas | None]]:
         """Return the new deltas of all streams. Remove the streams that have ended."""
         updates: list[tuple[str, TextDeltas | None]] = []
-        for (job_id, attempt_id), stream in streams.items():
+        for (job_id, text_id), stream in streams.items():
             # Read before the deltas: none follow once the generation has finished.
             finished = stream.generation.finished
-            if deltas := stream.generation.deltas_from(stream.published):
-                updates.append((job_id, TextDeltas(attempt_id, stream.published, deltas)))
+            deltas = stream.generation.deltas_from(stream.published)
+            if deltas or not stream.has_begun:
+                updates.append((job_id, TextDeltas(text_id, stream.published, deltas)))
                 stream.published += len(deltas)
+                stream.has_begun = True
             if finished:
                 with self._condition:
-                    del self._streams[job_id, attempt_id]
+                    del self._streams[job_id, text_id]
         return updates

@@ -14,7 +14,7 @@ from jobs import logs, trace_context, transient
 from jobs.database import Database
 from jobs.pipeline import Role
 from jobs.use_cases import outbox, pausing, stages, workers
-from jobs.use_cases.stages import Claim, Refusal
+from jobs.use_cases.stages import Claim, Output, Refusal
 from worker.attempt_recorder import AttemptRecorder, completed_output, partial_output
 from worker.database_retries import DatabaseRetries
 from worker.engine.interface import (
@@ -49,6 +49,10 @@ class _Running:
     def key(self) -> tuple[str, int]:
         """What identifies it in the database."""
         return self.job_id, self.lease_token
+
+    def output(self, claim: Claim) -> Output | None:
+        """Return its text so far; None if the engine did not get the request."""
+        return None if self.generation is None else partial_output(claim, self.generation)
 
     def cancel(self) -> None:
         """Cancel it, now or as soon as the engine has the request."""
@@ -223,11 +227,14 @@ class StageRunner:
                 if transient.is_transient(error):
                     # The database does not respond, and this worker is stopping: it does not wait for it.
                     log.warning("%s: its text is not recorded: %s", job_id, transient.reason(error))
-                    self._recorder.release(claim)
+                    self._recorder.release(claim, running.output(claim))
                 else:
                     log.exception("%s: a stage failed", job_id)
                     recorded = self._recorder.fail(
-                        claim, "server_error", f"{type(error).__name__}: {error}"
+                        claim,
+                        "server_error",
+                        f"{type(error).__name__}: {error}",
+                        running.output(claim),
                     )
             finally:
                 with self._lock:
@@ -255,7 +262,7 @@ class StageRunner:
         except ContextExceededError as error:
             return self._recorder.fail(claim, "context_length_exceeded", str(error))
         self._set_generation(running, generation)
-        self._publisher.publish_text(claim.job_id, claim.attempt_id, generation)
+        self._publisher.publish_text(claim.job_id, claim.text_id, generation)
         try:
             completion = generation.result()
         except ContextExceededError as error:

@@ -202,7 +202,7 @@ class Readers:
         """Publish the next delta of every job, all in one request as a worker does."""
         deltas = [f"@{time.monotonic():.6f} "]
         self._progress.publish(
-            [(c.job_id, TextDeltas(c.attempt_id, self._published, deltas)) for c in self._claims]
+            [(c.job_id, TextDeltas(c.text_id, self._published, deltas)) for c in self._claims]
         )
         self._published += 1
 

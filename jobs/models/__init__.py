@@ -17,7 +17,7 @@ from jobs.models.base import Base
 from jobs.models.batches import Batch, BatchLine
 from jobs.models.erasures import Erasure
 from jobs.models.files import File, FileChunk
-from jobs.models.jobs import Attempt, Job
+from jobs.models.jobs import Attempt, Job, text_id
 from jobs.models.keys import ApiKey, LoginSession
 from jobs.models.log import (
     LogCheckpoint,
@@ -79,4 +79,5 @@ __all__ = [
     "WebhookEndpoint",
     "Worker",
     "WorkerState",
+    "text_id",
 ]

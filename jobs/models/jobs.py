@@ -22,6 +22,14 @@ from jobs.models.workers import Worker
 from jobs.pipeline import Role
 
 
+def text_id(attempt_id: int, started_at: dt.datetime) -> str:
+    """Return what the text of an attempt is called while it is generated.
+
+    Ids alone would repeat if the database is set back, and Redis still has the texts of those that it has lost.
+    """
+    return f"{attempt_id}@{started_at.timestamp():.6f}"
+
+
 class Job(Base):
     """A question, and its way through the pipeline."""
 
@@ -280,6 +288,11 @@ class Attempt(Base):
     worker: Mapped[Worker] = relationship()
 
     __table_args__ = (sa.UniqueConstraint("job_id", "stage_index", "number"),)
+
+    @property
+    def text_id(self) -> str:
+        """What its text is called while it is generated."""
+        return text_id(self.id, self.started_at)
 
     @property
     def is_whole(self) -> bool:

@@ -120,14 +120,13 @@ class Chunks:
                     self._common["usage"] = None
                 yield self._chunk({"role": "assistant", "content": ""})
             case "response.in_progress" if self._answered:
-                # Part of an answer cannot be taken back.
-                self.failed = True
-                error = InternalError(
-                    "The job started again with another model while its answer was streamed. It goes "
-                    f"on: retrieve it as {event['response']['id']}.",
-                    code="restarted",
+                yield self._taken_back(
+                    "The job started again with another model while its answer was streamed."
                 )
-                yield {"error": error.to_dict()}
+            case "response.output_item.added" if self._answered:
+                yield self._taken_back(
+                    "The answer was generated again after its worker was lost, and became another one."
+                )
             case "response.output_item.added" if event["item"]["type"] == "reasoning":
                 role = Role(event["item"]["id"].split("_")[1])
                 separator = "\n\n" if self._items else ""
@@ -142,6 +141,15 @@ class Chunks:
                 yield from self._last(event["response"])
             case _:
                 pass
+
+    def _taken_back(self, reason: str) -> dict[str, Any]:
+        """Return the error that ends the chunks: part of an answer cannot be taken back."""
+        self.failed = True
+        response_id = self._common["id"].replace("chatcmpl-", "resp_", 1)
+        error = InternalError(
+            f"{reason} The job goes on: retrieve it as {response_id}.", code="restarted"
+        )
+        return {"error": error.to_dict()}
 
     def _last(self, ended: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if (error := error_of(ended, param="messages")) is not None:

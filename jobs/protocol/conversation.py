@@ -17,7 +17,7 @@ from jobs.use_cases import queries
 #: The maximum number of responses that references of one request may name.
 MAX_REFERENCED = 100
 #: The ids of answers; see `jobs.protocol.response.item_id`.
-_MESSAGE_ID = re.compile(r"msg_regenerator_(\d)_([0-9a-z]{1,32})(?:_(\d{1,9}))?")
+_MESSAGE_ID = re.compile(r"msg_regenerator_(\d)_([0-9a-z]{1,32})(?:_(\d{1,9}))?(?:_\d{1,9})?")
 #: The ids of what was asked; see `jobs.protocol.input_items.input_item_list`.
 _INPUT_ID = re.compile(r"msg_input_(\d{1,6})_([0-9a-z]{1,32})")
 

@@ -1,12 +1,12 @@
 """The events of a job's stream in OpenAI's shape, each with a fixed sequence number.
 
-The events are a function of the job's rows: each finished text is stored with the lengths of the
-pieces in which it was streamed. Only the text of the running attempt comes from elsewhere, as the
-live pieces. So a stream has the same events with the same numbers whenever it is read.
+The events are a function of the job's rows: each text is stored with the lengths of the pieces in which
+it was streamed, that of an attempt that was lost included. Only the text of the running attempt comes from
+elsewhere, as the live pieces. So a stream has the same events with the same numbers whenever it is read.
 
 If a job started again with another model, the events of the earlier runs stay, and those of the next
-run follow. The text of a stage that was interrupted by the restart may have been streamed, and is not
-stored. Its sequence numbers are left out of streams that are read later.
+run follow. A text that was lost with Redis may have been streamed, and is stored nowhere. If no later
+attempt generated it again, its sequence numbers are left out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from jobs import pipeline
@@ -28,36 +29,40 @@ from jobs.protocol.response import (
     response,
     summary_part,
 )
+from jobs.protocol.streamed_texts import (
+    Continuation,
+    StreamedText,
+    is_unknown,
+    stored_pieces,
+    streamed_texts,
+)
 
 #: An event without its sequence number.
 Event = dict[str, Any]
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
-#: Statuses of attempts that ended without a stored text.
-_TEXT_LOST = (AttemptStatus.LOST, AttemptStatus.RELEASED)
 
 
-def events(job: Job, live: dict[int, list[str]]) -> Iterator[Event | None]:
+def events(job: Job, live: dict[str, list[str]]) -> Iterator[Event | None]:
     """Yield all events of a job so far. An event's sequence number is its index.
 
     None is yielded for a number that an event with lost text may have had.
 
     Args:
         job: with its attempts loaded.
-        live: the pieces so far of running attempts, by attempt id.
+        live: the pieces so far of running attempts, by the ids of their texts.
     """
     queued = response(job, as_of=Status.QUEUED, run=1)
     yield {"type": "response.created", "response": queued}
     yield {"type": "response.queued", "response": queued}
+    items = _items(job, live)
     for run in range(1, job.run + 1):
         if job.started_at is not None:
             started = response(job, as_of=Status.IN_PROGRESS, run=run)
             yield {"type": "response.in_progress", "response": started}
-        for stage in pipeline.stages(job.rounds):
-            attempt = _streamed_attempt(job, run, stage)
-            if attempt is None:
-                break
-            yield from _stage_events(job, stage, attempt, live)
+        for item in items:
+            if item.run == run:
+                yield from _item_events(item)
     if job.status.final:
         names = {Status.COMPLETED: "completed", Status.FAILED: "failed"}
         # OpenAI has no event for a cancelled response. The response has the status.
@@ -65,21 +70,90 @@ def events(job: Job, live: dict[int, list[str]]) -> Iterator[Event | None]:
         yield {"type": f"response.{name}", "response": response(job)}
 
 
+@dataclass
+class _Item:
+    """An output item as it is streamed: a text of a stage."""
+
+    job: Job
+    stage: Stage
+    text: StreamedText
+    output_index: int
+    #: Whether nothing of it follows.
+    has_ended: bool
+    #: The attempt whose text it is, if that is the text of its stage.
+    finished: Attempt | None = None
+    #: The maximum number of its pieces that were streamed and are stored nowhere.
+    lost_pieces: int = 0
+
+    @property
+    def run(self) -> int:
+        return self.text.first.run
+
+    @property
+    def id(self) -> str:
+        first = self.text.first
+        return item_id(self.job, self.stage, first.run, first if self.text.number else None)
+
+    @property
+    def location(self) -> dict[str, Any]:
+        """The fields that say which content part an event is about."""
+        return {"item_id": self.id, "output_index": self.output_index, "content_index": 0}
+
+    @property
+    def summary_location(self) -> dict[str, Any]:
+        """The fields that say which summary an event is about. Each item has one."""
+        return {"item_id": self.id, "output_index": self.output_index, "summary_index": 0}
+
+    @property
+    def text_event(self) -> tuple[str, dict[str, Any]]:
+        """The first part of a text event's type, and the fields that only some of them have."""
+        if is_message(self.job, self.stage):
+            return "response.output_text", {"logprobs": []}
+        return "response.reasoning_text", {}
+
+
+@dataclass
+class RunningText:
+    """The text of the running attempt, to which live pieces are added."""
+
+    text_id: str
+    pieces: Pieces
+    #: How many pieces its item has.
+    num_pieces: int
+    #: How many of the attempt's pieces have been taken.
+    num_taken: int
+    continuation: Continuation
+
+
+def running_text(job: Job, live: dict[str, list[str]]) -> RunningText | None:
+    """Return the text of the running attempt, or None if there is none; the arguments are those of `events`."""
+    running = [a for a in job.attempts if a.status is AttemptStatus.RUNNING]
+    if not running:
+        return None
+    item = _items(job, live)[-1]
+    attempt = running[-1]
+    return RunningText(
+        attempt.text_id,
+        Pieces(item),
+        len(item.text.pieces),
+        len(live.get(attempt.text_id, ())),
+        item.text.continuation,
+    )
+
+
 class Pieces:
-    """The events of the pieces of an attempt's text. What all pieces have in common is made once.
+    """The events of the pieces of an item's text. What all pieces have in common is made once.
 
     A piece of a draft or a critique is one of the item's content and one of its summary: some clients
     show the one, some the other.
     """
 
-    def __init__(self, job: Job, attempt: Attempt) -> None:
-        stage = pipeline.stages(job.rounds)[attempt.stage_index]
-        location = _location(job, stage, attempt)
-        name, extra = _text_event(job, stage)
+    def __init__(self, item: _Item) -> None:
+        name, extra = item.text_event
         #: The events of a piece without its text.
-        self._events: list[Event] = [{"type": f"{name}.delta", **location, **extra}]
-        if not is_message(job, stage):
-            summary = _summary_location(location)
+        self._events: list[Event] = [{"type": f"{name}.delta", **item.location, **extra}]
+        if not is_message(item.job, item.stage):
+            summary = item.summary_location
             self._events.insert(0, {"type": "response.reasoning_summary_text.delta", **summary})
         #: Their types, and the events as JSON up to the text.
         self._heads = [
@@ -118,32 +192,49 @@ def _dumps(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
-def _streamed_attempt(job: Job, run: int, stage: Stage) -> Attempt | None:
-    """Return the attempt whose text is streamed: the one that finished, or else the last one.
-
-    After a lost or released attempt the next one of the same run generates the same text, because it
-    has the same seed: the stream continues where it stopped. In an earlier run no attempt follows.
-    """
-    attempts = [a for a in job.of_run(run) if a.stage_index == stage.index]
-    for attempt in attempts:
-        if attempt.status is AttemptStatus.FINISHED:
-            return attempt
-    if not attempts or (attempts[-1].status in _TEXT_LOST and run == job.run):
-        return None
-    return attempts[-1]
+def _items(job: Job, live: dict[str, list[str]]) -> list[_Item]:
+    """Return the output items of a job so far, in their order."""
+    items: list[_Item] = []
+    for run in range(1, job.run + 1):
+        of_run = job.of_run(run)
+        for stage in pipeline.stages(job.rounds):
+            attempts = [a for a in of_run if a.stage_index == stage.index]
+            if not attempts:
+                break
+            items += _stage_items(job, stage, attempts, len(items), live)
+    return items
 
 
-def _stage_events(
-    job: Job, stage: Stage, attempt: Attempt, live: dict[int, list[str]]
-) -> Iterator[Event | None]:
-    location = _location(job, stage, attempt)
-    summary = _summary_location(location)
-    name, extra = _text_event(job, stage)
-    pieces = Pieces(job, attempt)
+def _stage_items(
+    job: Job,
+    stage: Stage,
+    attempts: list[Attempt],
+    output_index: int,
+    live: dict[str, list[str]],
+) -> list[_Item]:
+    """Return the output items of a stage in one run."""
+    texts = streamed_texts(attempts, lambda attempt: stored_pieces(attempt, live))
+    items = [_Item(job, stage, text, output_index + text.number, has_ended=True) for text in texts]
+    last = items[-1]
+    last.finished = next((a for a in attempts if a.status is AttemptStatus.FINISHED), None)
+    is_over = attempts[0].run < job.run or job.status.final
+    last.has_ended = is_over or last.finished is not None
+    if is_over and last.finished is None:
+        # One piece for each token, and one for the end.
+        lost = [a.max_output_tokens + 1 for a in attempts if is_unknown(a)]
+        last.lost_pieces = max(lost, default=0)
+    return items
+
+
+def _item_events(item: _Item) -> Iterator[Event | None]:
+    job, stage = item.job, item.stage
+    location, summary = item.location, item.summary_location
+    name, extra = item.text_event
+    pieces = Pieces(item)
     yield {
         "type": "response.output_item.added",
-        "output_index": location["output_index"],
-        "item": output_item(job, stage, None, "in_progress", attempt.run),
+        "output_index": item.output_index,
+        "item": output_item(job, stage, None, "in_progress", item.id),
     }
     if not is_message(job, stage):
         yield {
@@ -156,18 +247,13 @@ def _stage_events(
         **location,
         "part": content_part(job, stage, ""),
     }
-    if attempt.status is AttemptStatus.RUNNING:
-        for piece in live.get(attempt.id, []):
-            yield from pieces.events(piece)
-        return
-    text = attempt.output or ""
-    for piece in _pieces(text, attempt.delta_lengths or []):
+    for piece in item.text.pieces:
         yield from pieces.events(piece)
-    if attempt.status in _TEXT_LOST:
-        # The maximum number of pieces: one for each token, and one for the end.
-        most = attempt.max_output_tokens + 1
-        yield from itertools.repeat(None, most * len(pieces))
-    status = item_status(attempt)
+    if not item.has_ended:
+        return
+    yield from itertools.repeat(None, item.lost_pieces * len(pieces))
+    # Of an erased text there are no pieces either.
+    text = item.text.text
     if not is_message(job, stage):
         yield {"type": "response.reasoning_summary_text.done", **summary, "text": text}
         yield {
@@ -181,44 +267,9 @@ def _stage_events(
         **location,
         "part": content_part(job, stage, text),
     }
+    status = "incomplete" if item.finished is None else item_status(item.finished)
     yield {
         "type": "response.output_item.done",
-        "output_index": location["output_index"],
-        "item": output_item(job, stage, text, status, attempt.run),
+        "output_index": item.output_index,
+        "item": output_item(job, stage, text, status, item.id),
     }
-
-
-def _summary_location(location: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that say which summary an event is about. Each item has one."""
-    return {
-        "item_id": location["item_id"],
-        "output_index": location["output_index"],
-        "summary_index": 0,
-    }
-
-
-def _text_event(job: Job, stage: Stage) -> tuple[str, dict[str, Any]]:
-    """Return the first part of a text event's type, and the fields that only some of them have."""
-    if is_message(job, stage):
-        return "response.output_text", {"logprobs": []}
-    return "response.reasoning_text", {}
-
-
-def _location(job: Job, stage: Stage, attempt: Attempt) -> dict[str, Any]:
-    """Return the fields that say which content part an event is about."""
-    items_of_earlier_runs = sum(
-        _streamed_attempt(job, run, earlier) is not None
-        for run in range(1, attempt.run)
-        for earlier in pipeline.stages(job.rounds)
-    )
-    return {
-        "item_id": item_id(job, stage, attempt.run),
-        "output_index": items_of_earlier_runs + stage.index,
-        "content_index": 0,
-    }
-
-
-def _pieces(text: str, lengths: list[int]) -> list[str]:
-    """Split a text into pieces of these lengths."""
-    ends = list(itertools.accumulate(lengths))
-    return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]

@@ -8,6 +8,7 @@ from jobs import pipeline
 from jobs.models import Attempt, Job, Status
 from jobs.pipeline import Stage
 from jobs.protocol.options import DEFAULTS
+from jobs.protocol.streamed_texts import item_attempt
 from jobs.times import timestamp
 
 
@@ -43,7 +44,11 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
         "model": pipeline.MODEL,
         "output": [
             output_item(
-                job, stages[attempt.stage_index], attempt.output or "", item_status(attempt)
+                job,
+                stages[attempt.stage_index],
+                attempt.output or "",
+                item_status(attempt),
+                _id_of(job, stages[attempt.stage_index], attempt),
             )
             for attempt in finished
         ],
@@ -67,7 +72,7 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
     }
 
 
-def item_id(job: Job, stage: Stage, run: int | None = None) -> str:
+def item_id(job: Job, stage: Stage, run: int, attempt: Attempt | None = None) -> str:
     """Return the id of an output item: ``rs_critic_1_…``, ``msg_regenerator_1_…``.
 
     It names the stage's role and round. From the job's second run on it ends with the run's number.
@@ -75,17 +80,24 @@ def item_id(job: Job, stage: Stage, run: int | None = None) -> str:
     Args:
         job: whose output it is.
         stage: whose text it has.
-        run: the run of the job; by default the current one.
+        run: the run of the job.
+        attempt: at the stage, if the run has an item of it already: an earlier attempt that was lost had
+            begun another text. The id then ends with the numbers of run and attempt.
     """
     prefix = "msg" if is_message(job, stage) else "rs"
-    run = run or job.run
-    suffix = f"_{run}" if run > 1 else ""
+    suffix = f"_{run}" if run > 1 or attempt else ""
+    if attempt:
+        suffix += f"_{attempt.number}"
     return f"{prefix}_{stage.role}_{stage.round}_{job.id.removeprefix('resp_')}{suffix}"
 
 
-def output_item(
-    job: Job, stage: Stage, text: str | None, status: str, run: int | None = None
-) -> dict[str, Any]:
+def _id_of(job: Job, stage: Stage, finished: Attempt) -> str:
+    """Return the id of the output item of a stage's finished attempt."""
+    attempts = [a for a in job.of_run(finished.run) if a.stage_index == stage.index]
+    return item_id(job, stage, finished.run, item_attempt(attempts))
+
+
+def output_item(job: Job, stage: Stage, text: str | None, status: str, id_: str) -> dict[str, Any]:
     """Return the output item of a stage: a message for the last stage, reasoning for the others.
 
     Args:
@@ -93,20 +105,20 @@ def output_item(
         stage: which one.
         text: of the stage. None for an item without content, as when the stage starts.
         status: ``in_progress``, ``completed`` or ``incomplete``.
-        run: the run of the job; by default the current one.
+        id_: of the item.
     """
     content = [] if text is None else [content_part(job, stage, text)]
     if is_message(job, stage):
         return {
             "type": "message",
-            "id": item_id(job, stage, run),
+            "id": id_,
             "status": status,
             "role": "assistant",
             "content": content,
         }
     return {
         "type": "reasoning",
-        "id": item_id(job, stage, run),
+        "id": id_,
         "summary": [] if text is None else [summary_part(text)],
         "content": content,
         "status": status,

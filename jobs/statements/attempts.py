@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
@@ -56,9 +58,11 @@ def add(connection: sa.Connection, **columns: object) -> int:
     return connection.execute(_ADD, columns).scalar_one()
 
 
-def get_running(connection: sa.Connection, job_id: str, lease_token: int) -> sa.Row[int, int, str]:
-    """Return id, number and prompt of the running attempt of a lease."""
-    found = sa.select(Attempt.id, Attempt.number, Attempt.prompt).where(
+def get_running(
+    connection: sa.Connection, job_id: str, lease_token: int
+) -> sa.Row[int, int, str, dt.datetime]:
+    """Return id, number, prompt and start of the running attempt of a lease."""
+    found = sa.select(Attempt.id, Attempt.number, Attempt.prompt, Attempt.started_at).where(
         Attempt.job_id == job_id,
         Attempt.lease_token == lease_token,
         Attempt.status == AttemptStatus.RUNNING,

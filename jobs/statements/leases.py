@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from jobs.column_types import utcnow
-from jobs.models import Job, Status, Worker
+from jobs.models import Attempt, AttemptStatus, Job, Status, Worker
 from jobs.pipeline import SAMPLING_PARAMETERS
 from jobs.statements import attempts, endings, pauses
 from jobs.statements.jobs import IS_LEASED, IS_OPEN_EXPANDED, select_unlocked
@@ -37,6 +37,9 @@ MAX_LOST = 3
 #: The number of lost attempts after which a stage runs exclusively: with no other stage beside it on its
 #: worker. So only a stage that itself brings workers down reaches `MAX_LOST`, and not its neighbours.
 EXCLUSIVE_AFTER = MAX_LOST - 1
+
+#: The maximum number of leases that one sweep takes back. Databases limit the parameters of a statement.
+MAX_EXPIRED = 10_000
 
 #: The condition of leases that ran out.
 EXPIRED = sa.and_(IS_LEASED, Job.lease_expires_at < utcnow())
@@ -234,14 +237,16 @@ def extend(connection: sa.Connection, worker_id: str, leases: Collection[tuple[s
 
     A job whose row is locked is left out: should the process that has locked it hang, the other leases do not expire.
     """
-    condition = sa.and_(
-        Job.worker_id == worker_id, sa.tuple_(Job.id, Job.lease_token).in_(list(leases))
-    )
+    condition = sa.and_(Job.worker_id == worker_id, _is_one_of(leases))
     connection.execute(
         sa.update(Job)
         .where(Job.id.in_(select_unlocked(condition)))
         .values(lease_expires_at=utcnow(LEASE))
     )
+
+
+def _is_one_of(leases: Collection[tuple[str, int]]) -> sa.ColumnElement[bool]:
+    return sa.tuple_(Job.id, Job.lease_token).in_(list(leases))
 
 
 def held_by(connection: sa.Connection, worker_id: str) -> set[tuple[str, int]]:
@@ -252,13 +257,34 @@ def held_by(connection: sa.Connection, worker_id: str) -> set[tuple[str, int]]:
     return {(row.id, row.lease_token) for row in rows if row.finished_at is None}
 
 
-def take_back_expired(connection: sa.Connection) -> list[sa.Row[str, int, int]]:
-    """Take back the expired leases of jobs that have not ended, and make their stages ready again.
+def find_expired(connection: sa.Connection) -> list[sa.Row[*tuple[Any, ...]]]:
+    """Return ``job_id``, ``lease_token``, ``id`` and ``started_at`` of attempts whose leases have run out.
+
+    There are `MAX_EXPIRED` at most.
+    """
+    running = sa.and_(
+        Attempt.job_id == Job.id,
+        Attempt.lease_token == Job.lease_token,
+        Attempt.status == AttemptStatus.RUNNING,
+    )
+    columns = (Attempt.job_id, Attempt.lease_token, Attempt.id, Attempt.started_at)
+    found = sa.select(*columns).join(Job, running)
+    return list(connection.execute(found.where(EXPIRED).limit(MAX_EXPIRED)))
+
+
+def take_back_expired(
+    connection: sa.Connection, leases: Collection[tuple[str, int]]
+) -> list[sa.Row[str, int, int]]:
+    """Take back expired leases of jobs that have not ended, and make their stages ready again.
+
+    Args:
+        connection: in a transaction that writes.
+        leases: those that may be taken back, as (job id, lease token).
 
     Returns:
         id, stage index and lease token of each job.
     """
-    condition = sa.and_(EXPIRED, Job.finished_at.is_(None))
+    condition = sa.and_(EXPIRED, Job.finished_at.is_(None), _is_one_of(leases))
     return list(
         connection.execute(
             sa.update(Job)
@@ -270,14 +296,18 @@ def take_back_expired(connection: sa.Connection) -> list[sa.Row[str, int, int]]:
 
 
 def take_back_expired_of_ended(
-    connection: sa.Connection,
+    connection: sa.Connection, leases: Collection[tuple[str, int]]
 ) -> list[sa.Row[str, int, Status]]:
-    """Take back the expired leases of jobs that have ended.
+    """Take back expired leases of jobs that have ended.
+
+    Args:
+        connection: in a transaction that writes.
+        leases: those that may be taken back, as (job id, lease token).
 
     Returns:
         id, lease token and status of each job.
     """
-    condition = sa.and_(EXPIRED, Job.finished_at.is_not(None))
+    condition = sa.and_(EXPIRED, Job.finished_at.is_not(None), _is_one_of(leases))
     return list(
         connection.execute(
             sa.update(Job)

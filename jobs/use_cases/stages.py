@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from jobs import pipeline
 from jobs.database import Database
-from jobs.models import AttemptStatus, Job, Status
+from jobs.models import AttemptStatus, Job, Status, text_id
 from jobs.pipeline import Sampling, Stage, Turn, sampling_values
 from jobs.statements import attempts, jobs, leases, pauses, workers
 from jobs.statements.leases import Lease
@@ -27,6 +27,8 @@ class Claim:
 
     job_id: str
     attempt_id: int
+    #: What its text is called while it is generated (`jobs.models.text_id`).
+    text_id: str
     #: 1 for the first attempt at the stage.
     attempt_number: int
     lease_token: int
@@ -142,7 +144,8 @@ def _begin_attempt(
         queued_at=job.ready_at,
         started_at=job.now,
     )
-    return _claim(job, job_id, stage, worker_id, attempt_id, number, prompt)
+    text = text_id(attempt_id, job.now)
+    return _claim(job, job_id, stage, worker_id, attempt_id, text, number, prompt)
 
 
 def find_claim(database: Database, job_id: str, stage_index: int, worker_id: str) -> Claim | None:
@@ -156,7 +159,16 @@ def find_claim(database: Database, job_id: str, stage_index: int, worker_id: str
             return None
         attempt = attempts.get_running(connection, job_id, job.lease_token)
     stage = pipeline.stages(job.rounds)[stage_index]
-    return _claim(job, job_id, stage, worker_id, attempt.id, attempt.number, attempt.prompt)
+    return _claim(
+        job,
+        job_id,
+        stage,
+        worker_id,
+        attempt.id,
+        text_id(attempt.id, attempt.started_at),
+        attempt.number,
+        attempt.prompt,
+    )
 
 
 def _claim(
@@ -165,12 +177,14 @@ def _claim(
     stage: Stage,
     worker_id: str,
     attempt_id: int,
+    text_id: str,
     attempt_number: int,
     prompt: str,
 ) -> Claim:
     return Claim(
         job_id=job_id,
         attempt_id=attempt_id,
+        text_id=text_id,
         attempt_number=attempt_number,
         lease_token=job.lease_token,
         worker_id=worker_id,
@@ -278,21 +292,23 @@ def fail(
     return _end(database, claim, leases.END, job, AttemptStatus.FAILED, columns)
 
 
-def release(database: Database, claim: Claim, reason: str, server: str | None = None) -> bool:
+def release(database: Database, claim: Claim, reason: str, output: Output | None = None) -> bool:
     """Give a claimed stage back, so that another worker can run it. A sweep publishes it.
 
     Args:
         database: of the job.
         claim: of the stage.
         reason: for the history.
-        server: the server that generated its text, if the engine is elsewhere.
+        output: the text so far; None if nothing was generated.
 
     Returns:
         False if the job has ended or the lease is lost: then nothing is changed.
     """
     job = {"published_at": None}
-    attempt = {"error": reason, "server": server}
-    return _end(database, claim, leases.RELEASE, job, AttemptStatus.RELEASED, attempt)
+    columns = {"output": "", "delta_lengths": []} if output is None else _columns(claim, output)
+    # The text did not end: it goes on elsewhere.
+    columns |= {"error": reason, "finish_reason": None}
+    return _end(database, claim, leases.RELEASE, job, AttemptStatus.RELEASED, columns)
 
 
 def keep_partial(database: Database, claim: Claim, output: Output | None) -> None:

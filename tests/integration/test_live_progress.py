@@ -29,7 +29,7 @@ def progress(redis_server: RedisServer) -> Iterator[Progress]:
 
 def publish(progress: Progress, piece: int) -> None:
     """Publish the next piece of each job's text."""
-    texts = [(f"job-{n}", TextDeltas(n, piece, [f"{piece} "])) for n in range(FOLLOWERS)]
+    texts = [(f"job-{n}", TextDeltas(f"{n}", piece, [f"{piece} "])) for n in range(FOLLOWERS)]
     progress.publish(texts)
 
 
@@ -72,7 +72,12 @@ def test_a_follower_that_does_not_come_back_delays_no_other(progress: Progress) 
 def test_what_others_write_hides_no_text(
     progress: Progress, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    junk = ({"text": b"\xff\x00"}, {"text": "[1, 0]"}, {"text": '[1, 0, "ab"]'}, {b"\xff": b"\xff"})
+    junk = (
+        {"text": b"\xff\x00"},
+        {"text": "[1, 0]"},
+        {"text": '["1", 0, "ab"]'},
+        {b"\xff": b"\xff"},
+    )
     with redis.Redis.from_url(redis_server.url) as client:
         client.set("helixq:live:job-0", b"\xff")
         for fields in junk:
@@ -101,7 +106,35 @@ def test_a_refusal_of_redis_is_logged_without_the_text(
 ) -> None:
     with redis.Redis.from_url(redis_server.url) as client:
         client.set("helixq:live:job-0", "x")
-        progress.publish([("job-0", TextDeltas(1, 0, ["a secret answer"]))])
+        progress.publish([("job-0", TextDeltas("1", 0, ["a secret answer"]))])
         client.delete("helixq:live:job-0")
     assert "live progress is not published: WRONGTYPE" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_the_texts_of_lost_attempts_are_those_that_were_published(progress: Progress) -> None:
+    progress.publish(
+        [
+            ("job-0", None),
+            ("job-0", TextDeltas("1", 0, ["a ", "b "])),
+            ("job-0", TextDeltas("2", 0, ["other "])),
+            ("job-0", TextDeltas("1", 2, ["c "])),
+            ("job-1", TextDeltas("4", 0, [])),
+            ("job-2", TextDeltas("5", 1, ["what came before it is lost "])),
+            ("job-3", None),
+        ]
+    )
+    lost = [("job-0", "1"), ("job-1", "4"), ("job-2", "5"), ("job-3", "6"), ("job-4", "7")]
+    known = {"1": ["a ", "b ", "c "], "4": []}
+    assert progress.close_texts(lost) == known
+    progress.publish([("job-0", TextDeltas("1", 3, ["late "]))])
+    assert progress.close_texts(lost) == known, "a second sweep gets the same"
+    with progress.follow("job-0") as follower:
+        texts = follower.read(PATIENCE).texts
+    assert [delta for text in texts if text.text_id == "1" for delta in text.deltas] == known["1"]
+
+
+def test_without_redis_the_texts_of_lost_attempts_are_unknown() -> None:
+    progress = Progress("unix:///nowhere.sock")
+    assert progress.close_texts([("job-0", "1")]) == {}
+    progress.close()

@@ -51,7 +51,7 @@ def restart(database: Database) -> None:
 
 
 def numbered(
-    database: Database, job: Job, live: dict[int, list[str]] | None = None
+    database: Database, job: Job, live: dict[str, list[str]] | None = None
 ) -> dict[int, Any]:
     """Return all events of a job by their numbers."""
     all_events = enumerate(events(queries.get_job(database, ANONYMOUS, job.id), live or {}))
@@ -65,7 +65,7 @@ def test_sequence_numbers_are_the_same_for_live_and_late_readers(two_models: Dat
     )
     lost = claim(two_models, job, 1)
     limit = queries.get_job(two_models, ANONYMOUS, job.id).max_output_tokens
-    live = numbered(two_models, job, {lost.attempt_id: ["x"] * (limit + 1)})
+    live = numbered(two_models, job, {lost.text_id: ["x"] * (limit + 1)})
     restart(two_models)
     waiting = numbered(two_models, job)
     for stage_index in range(3):

@@ -91,7 +91,7 @@ def news(job: Job, sentence: str, now: dt.datetime) -> dict[str, Any]:
         "sentence": sentence,
         "started_at": running and running.started_at.isoformat(),
         "stages": {
-            item_id(job, stage): {
+            item_id(job, stage, job.run): {
                 "state": shown.state,
                 "attempt": shown.attempt.number if shown.attempt else None,
             }

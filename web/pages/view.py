@@ -93,7 +93,7 @@ def stages(job: Job, now: dt.datetime, options: Options) -> list[StageView]:
         text, changed = _text(job, last, stage, options)
         views.append(
             StageView(
-                item_id=item_id(job, stage),
+                item_id=item_id(job, stage, job.run),
                 role=stage.role.value,
                 round=stage.round,
                 title=title(job, stage.role, stage.round),

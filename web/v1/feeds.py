@@ -19,7 +19,8 @@ from jobs.database import Database
 from jobs.errors import JobNotFoundError
 from jobs.models import AttemptStatus
 from jobs.progress import Follower, Progress
-from jobs.protocol.events import Event, Pieces, events
+from jobs.protocol.events import Event, RunningText, events, running_text
+from jobs.timing import LEASE, SWEEP_INTERVAL
 from jobs.use_cases import queries
 from jobs.use_cases.queries import JobVersion
 from web.v1 import sse
@@ -32,10 +33,11 @@ MAX_BLOCK = 1.0
 #: number of seconds between two checks.
 CHECK_INTERVAL = 1.0
 MAX_CHECK_INTERVAL = 5.0
-#: Seconds to wait until the worker hands in the partial text of a cancelled stage.
-PARTIAL_TEXT_TIMEOUT = 2.0
-#: Seconds between checks during that time.
-PARTIAL_TEXT_INTERVAL = 0.2
+#: Seconds to wait for the end of the attempt whose job was cancelled or failed: its worker hands in the partial text at
+#: once, and if it was lost, a sweep ends the attempt when the lease has run out. If nothing sweeps, nobody will.
+PARTIAL_TEXT_TIMEOUT = LEASE + 2 * SWEEP_INTERVAL
+#: Seconds between checks at first, and seconds after which they are as rare as others.
+PARTIAL_TEXT_INTERVAL, PARTIAL_TEXT_EXPECTED = 0.2, 2.0
 
 
 class Feed:
@@ -78,12 +80,12 @@ class Feed:
         self._heard_at = 0.0
         #: When to stop waiting for a partial text; 0 while nothing is missing.
         self._partial_text_deadline = 0.0
-        #: The pieces so far of attempts that are running or not yet seen in the rows, by attempt id.
-        self._live: dict[int, list[str]] = {}
-        #: The ids of the attempts that were seen in the rows.
-        self._seen_attempts: set[int] = set()
-        #: The running attempt, as (its id, its pieces' events, index of the message with its first piece).
-        self._running: tuple[int, Pieces, int] | None = None
+        #: The pieces so far of attempts that are running or not yet seen in the rows, by the id of the text.
+        self._live: dict[str, list[str]] = {}
+        #: The ids of the texts of attempts that were seen in the rows.
+        self._seen_texts: set[str] = set()
+        #: The text of the running attempt, and the index of the message with the first piece of its item.
+        self._running: tuple[RunningText, int] | None = None
 
     @property
     def ended(self) -> bool:
@@ -140,16 +142,18 @@ class Feed:
 
     def _read(self, timeout: float) -> None:
         """Wait for news, and append the new messages."""
-        if self._partial_text_deadline:
+        expected = self._partial_text_deadline - PARTIAL_TEXT_TIMEOUT + PARTIAL_TEXT_EXPECTED
+        awaits_partial_text = time.monotonic() < expected
+        if awaits_partial_text:
             timeout = min(timeout, PARTIAL_TEXT_INTERVAL)
         first = self._version is None
         update = self._follower.read(0 if first else timeout)
         unseen = False
         for text in update.texts:
-            pieces = self._live.setdefault(text.attempt_id, [])
+            pieces = self._live.setdefault(text.text_id, [])
             if text.start == len(pieces):  # Else some are missing; the finished text will have all.
                 pieces += text.deltas
-            unseen |= text.attempt_id not in self._seen_attempts
+            unseen |= text.text_id not in self._seen_texts
         now = time.monotonic()
         if update.texts and not unseen:
             self._heard_at = now
@@ -157,7 +161,7 @@ class Feed:
             now - max(self._checked_at, self._heard_at) >= CHECK_INTERVAL
             or now - self._checked_at >= MAX_CHECK_INTERVAL
         )
-        if first or update.changed or unseen or due or self._partial_text_deadline:
+        if first or update.changed or unseen or due or awaits_partial_text:
             self._check_rows()
         self._append_live_text()
 
@@ -169,29 +173,25 @@ class Feed:
             return
         job = queries.get_job(self._database, self._owner, self._job_id)
         self._version = version
-        self._seen_attempts = {attempt.id for attempt in job.attempts}
+        self._seen_texts = {attempt.text_id for attempt in job.attempts}
         if job.awaits_partial_text:
             if not self._partial_text_deadline:
                 self._partial_text_deadline = time.monotonic() + PARTIAL_TEXT_TIMEOUT
             if time.monotonic() < self._partial_text_deadline:
                 return
-        running = [a for a in job.attempts if a.status is AttemptStatus.RUNNING]
-        running_ids = {attempt.id for attempt in running}
+        running_ids = {a.text_id for a in job.attempts if a.status is AttemptStatus.RUNNING}
         self._live = {
-            attempt_id: pieces
-            for attempt_id, pieces in self._live.items()
-            if attempt_id in running_ids or attempt_id not in self._seen_attempts
+            text_id: pieces
+            for text_id, pieces in self._live.items()
+            if text_id in running_ids or text_id not in self._seen_texts
         }
         current = list(events(job, self._live))
         self._running = None
         if job.status.final:
             self._end(current)
             return
-        if running:
-            attempt = running[-1]
-            pieces = Pieces(job, attempt)
-            first_piece = len(current) - len(self._live.get(attempt.id, [])) * len(pieces)
-            self._running = attempt.id, pieces, first_piece
+        if text := running_text(job, self._live):
+            self._running = text, len(current) - text.num_pieces * len(text.pieces)
         self._append(current[len(self._messages) :])
 
     def _append_live_text(self) -> None:
@@ -201,15 +201,25 @@ class Feed:
         """
         if self._running is None:
             return
-        attempt_id, pieces, first_piece = self._running
-        texts = self._live.get(attempt_id, [])
-        # Messages are appended a piece at a time.
-        sent = max(0, len(self._messages) - first_piece) // len(pieces)
+        running, first = self._running
         messages: list[bytes] = []
         number = len(self._messages)  # Only this thread appends to it.
-        for text in texts[sent:]:
-            messages += sse.piece_messages(pieces, text, number + len(messages))
+        for piece in self._live.get(running.text_id, ())[running.num_taken :]:
+            running.num_taken += 1
+            new = running.continuation.take(piece)
+            if running.continuation.differs:
+                break
+            if new is None:
+                continue
+            # Messages are appended a piece at a time. An attempt that is lost may have sent this one, if nobody
+            # knows any more what it sent.
+            if first + running.num_pieces * len(running.pieces) >= number + len(messages):
+                messages += sse.piece_messages(running.pieces, new, number + len(messages))
+            running.num_pieces += 1
         self._extend(messages)
+        if running.continuation.differs:
+            self._version = None
+            self._check_rows()  # The text has an item of its own.
 
     def _append(self, new: Sequence[Event | None]) -> None:
         self._extend(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from openai import NotFoundError
+from openai import BadRequestError, NotFoundError
 
 from jobs.column_types import utcnow
 from jobs.models import ANONYMOUS, Batch, BatchLine

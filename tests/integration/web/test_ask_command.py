@@ -311,7 +311,7 @@ def test_a_terminal_shows_one_live_line(
         may_start.wait(PATIENCE)
         claim = stages.claim(server.database, job_id, 0, WORKER, job_timeout=60)
         assert claim is not None
-        texts = [TextDeltas(claim.attempt_id, 2 * n, ["\x1b[2J", "text "]) for n in range(20)]
+        texts = [TextDeltas(claim.text_id, 2 * n, ["\x1b[2J", "text "]) for n in range(20)]
         server.progress.publish([(job_id, None), *((job_id, text) for text in texts)])
         may_end.wait(PATIENCE)
 
@@ -346,7 +346,7 @@ def test_the_live_line_leaves_a_text_alone_that_comes_through_a_pipe(
             pieces = ["One ", "line.\nAnd ", "two."]
             output = replace(OUTPUT, text="".join(pieces), delta_lengths=list(map(len, pieces)))
             for number, piece in enumerate(pieces):
-                text = TextDeltas(claim.attempt_id, number, [piece])
+                text = TextDeltas(claim.text_id, number, [piece])
                 server.progress.publish([(job_id, None), (job_id, text)])
                 if index == number == 0:
                     may_write.wait(PATIENCE)

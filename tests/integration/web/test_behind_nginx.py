@@ -101,7 +101,7 @@ class Service:
 
     def write(self, claim: Claim, start: int, text: str) -> None:
         """Publish a piece of a text, as a worker does."""
-        deltas = TextDeltas(claim.attempt_id, start, [text])
+        deltas = TextDeltas(claim.text_id, start, [text])
         self.services.progress.publish([(claim.job_id, deltas)])
 
 

@@ -78,7 +78,7 @@ def test_what_clients_had_before_is_not_sent_again(web: Client) -> None:
 def test_live_texts_are_erased_from_redis(web: Client, redis_server: RedisServer) -> None:
     job_id, other = ended(web), ended(web)
     progress, client = Progress(redis_server.url), redis.Redis.from_url(redis_server.url)
-    progress.publish([(job_id, TextDeltas(1, 0, ["A"])), (other, TextDeltas(2, 0, ["A"]))])
+    progress.publish([(job_id, TextDeltas("1", 0, ["A"])), (other, TextDeltas("2", 0, ["A"]))])
     erase(web, job_id)
     assert not client.exists(f"helixq:live:{job_id}")
     assert client.exists(f"helixq:live:{other}")

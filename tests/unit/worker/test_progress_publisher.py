@@ -73,14 +73,25 @@ def test_text_is_published_once_while_it_is_generated(
     progress: FakeProgress, publisher: ProgressPublisher
 ) -> None:
     running = generation("one ", "two ")
-    publisher.publish_text("job", 7, running)
+    publisher.publish_text("job", "7", running)
     progress.wait_for("job", 1)
     running.deltas.append("three")
     progress.wait_for("job", 2)
     assert progress.of("job") == [
-        TextDeltas(7, 0, ["one ", "two "]),
-        TextDeltas(7, 2, ["three"]),
+        TextDeltas("7", 0, ["one ", "two "]),
+        TextDeltas("7", 2, ["three"]),
     ]
+
+
+def test_a_text_is_published_as_soon_as_it_has_begun(
+    progress: FakeProgress, publisher: ProgressPublisher
+) -> None:
+    running = generation()
+    publisher.publish_text("job", "7", running)
+    progress.wait_for("job", 1)
+    running.deltas.append("one")
+    progress.wait_for("job", 2)
+    assert progress.of("job") == [TextDeltas("7", 0, []), TextDeltas("7", 0, ["one"])]
 
 
 def test_updates_are_published_after_the_text_before_them(
@@ -88,10 +99,10 @@ def test_updates_are_published_after_the_text_before_them(
 ) -> None:
     ended = generation("text")
     ended.finished = True
-    publisher.publish_text("job", 1, ended)
+    publisher.publish_text("job", "1", ended)
     publisher.publish_change("job")
     progress.wait_for("job", 2)
-    assert progress.of("job") == [TextDeltas(1, 0, ["text"]), None]
+    assert progress.of("job") == [TextDeltas("1", 0, ["text"]), None]
 
 
 def test_a_finished_generation_is_not_read_again(
@@ -99,10 +110,10 @@ def test_a_finished_generation_is_not_read_again(
 ) -> None:
     ended = generation("text")
     ended.finished = True
-    publisher.publish_text("job", 1, ended)
+    publisher.publish_text("job", "1", ended)
     progress.wait_for("job", 1)
     ended.deltas.append("more")
-    publisher.publish_text("other", 2, generation("text"))
+    publisher.publish_text("other", "2", generation("text"))
     progress.wait_for("other", 1)
     assert progress.text("job") == "text"
 
@@ -112,7 +123,7 @@ def test_an_error_does_not_end_the_thread(
 ) -> None:
     progress.errors.append(ValueError("wrong"))
     running = generation("lost ")
-    publisher.publish_text("job", 1, running)
+    publisher.publish_text("job", "1", running)
     while progress.errors:
         publisher.publish_change("other")
     running.deltas.append("text")
@@ -123,7 +134,7 @@ def test_an_error_does_not_end_the_thread(
 
 def test_stopping_publishes_pending_text(progress: FakeProgress) -> None:
     publisher = ProgressPublisher(cast("Progress", progress))
-    publisher.publish_text("job", 1, generation("text"))
+    publisher.publish_text("job", "1", generation("text"))
     publisher.publish_change("job")
     publisher.stop()
-    assert progress.of("job") == [TextDeltas(1, 0, ["text"]), None]
+    assert progress.of("job") == [TextDeltas("1", 0, ["text"]), None]

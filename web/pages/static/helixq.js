@@ -222,7 +222,14 @@ async function refresh() {
 function follow(address, news) {
   let events;
   let ended = false;
-  const part = (id, name) => document.getElementById(`${name}-${id}`);
+  // A stage may have several texts, one after another: an id with the number of an attempt is that of a later one.
+  const place = (id) => {
+    const [kind, role, round, job, run, attempt] = id.split("_");
+    return attempt ? [kind, role, round, job, ...(run === "1" ? [] : [run])].join("_") : id;
+  };
+  const part = (id, name) => document.getElementById(`${name}-${place(id)}`);
+  // The places of the texts that the stream has made whole.
+  const written = new Set();
   // The running stage: when its text came last, when each character did, and since when the stream is read.
   let heardAt = performance.now();
   let connectedAt = 0;
@@ -333,6 +340,7 @@ function follow(address, news) {
     // earlier runs are not shown.
     const whole = (id) => part(id, "text")?.hasAttribute("data-whole") ?? true;
     on("response.output_item.added", ({ item: { id } }) => {
+      if (written.delete(place(id))) part(id, "text").removeAttribute("data-whole");
       if (whole(id)) return;
       // On a narrow screen, the text that is written is shown, unless the reader chose another.
       if (!chosen) part(id, "tab").checked = true;
@@ -355,6 +363,7 @@ function follow(address, news) {
         if (whole(id)) return;
         if (text) part(id, "text").replaceChildren(), append(part(id, "text"), text);
         part(id, "text").setAttribute("data-whole", "");
+        written.add(place(id));
         setTimeout(renew, RETRY_DELAY);
         characters = [];
         part(id, "state").textContent = "finished";
