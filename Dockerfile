@@ -34,7 +34,7 @@ ENV HELIXQ_DATA_DIR=/var/lib/helixq \
     HOME=/tmp
 # A volume that is mounted on one of these folders for the first time takes over its owner.
 RUN useradd --user-group --uid 10001 --no-log-init --home-dir /tmp --no-create-home helixq \
-    && install -d -o helixq -g helixq "$HELIXQ_DATA_DIR" "$HF_HOME"
+    && install -d -m 700 -o helixq -g helixq "$HELIXQ_DATA_DIR" "$HF_HOME"
 WORKDIR /var/lib/helixq
 EXPOSE 8000
 CMD ["helixq", "--help"]

@@ -102,6 +102,17 @@ def configure(log_format: str, program: str) -> None:
     logging.captureWarnings(capture=True)
 
 
+def take_over(*packages: str) -> None:
+    """Let libraries that are imported by now log as everything else does.
+
+    They have handlers of their own, whose lines are in no format, or come twice.
+    """
+    for package in packages:
+        logger = logging.getLogger(package)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
 def _describe(_logger: Any, _method: str, line: Line) -> Line:
     """Say when and where a line of JSON is from."""
     record: logging.LogRecord = line["_record"]

@@ -17,6 +17,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from jobs import logs
 from jobs.pipeline import Role, Sampling
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
@@ -272,7 +273,8 @@ def _warm_up(engine: Engine) -> None:
 
 
 def _silence_libraries() -> None:
-    """Suppress the libraries' warnings and progress bars that do not help an operator."""
+    """Suppress the libraries' warnings and progress bars that do not help an operator; log the rest in our format."""
+    logs.take_over("transformers", "huggingface_hub")
     # transformers warns that PEFT uses a deprecated name.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     if not sys.stderr.isatty():

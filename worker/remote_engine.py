@@ -11,6 +11,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tokenizers import Tokenizer
 
+from jobs import logs
 from jobs.protocol.tokens import count_tokens
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
@@ -145,6 +146,7 @@ def _tokenizer_text(settings: Settings) -> str:
     try:
         if not file.parent.is_dir():
             repo, _, revision = reference.partition("@")
+            logs.take_over("huggingface_hub")
             file = Path(hf_hub_download(repo, "tokenizer.json", revision=revision or None))
         tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:

@@ -1,10 +1,12 @@
-"""Lines of the log: nobody forges one, or moves the cursor of who reads it."""
+"""Lines of the log: nobody forges one, or moves the cursor of who reads it. Libraries write them, too."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -74,3 +76,27 @@ def test_lines_have_what_is_bound_in_their_thread_whoever_writes_them() -> None:
         r"\d\d:\d\d:\d\d worker WARNING resp_1: slow (role=critic attempt=2|attempt=2 role=critic)",
         as_text,
     )
+
+
+#: A worker that reads its tokenizer from the hub, whose client has a handler of its own.
+LIBRARY_WARNS = """
+import logging
+from jobs import logs, settings
+from worker import remote_engine
+logs.configure("json", "worker")
+try:
+    remote_engine._tokenizer_text(settings.Settings(base_model="nobody/nothing"))
+except remote_engine.RemoteError:
+    logging.getLogger("huggingface_hub.http").warning("Retrying in 1s")
+"""
+
+
+def test_what_a_library_logs_comes_once_and_in_the_format() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LIBRARY_WARNS],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(ended.stderr)["message"] == "Retrying in 1s"
