@@ -5,13 +5,13 @@ These are imported by the commands, since they import most of the program, which
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from cli.fields import Command, Fields, json_fields
 from jobs import logs
+from jobs.program import exit_at_once
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -29,7 +29,7 @@ def up(settings: Settings) -> None:
     from cli import up as module
 
     logs.configure(settings.log_format, "up")
-    sys.exit(module.run(settings))
+    exit_at_once(module.run(settings))
 
 
 #: `helixq up` prepares both while its parts import.
@@ -60,7 +60,7 @@ def worker(settings: Settings, /, *, after_stdin: bool) -> None:
     from cli import parts
 
     logs.configure(settings.log_format, "worker")
-    sys.exit(parts.worker(settings, after_stdin=after_stdin))
+    exit_at_once(parts.worker(settings, after_stdin=after_stdin))
 
 
 @click.command()
