@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.database import Database
-from jobs.errors import IdempotencyError, JobNotFoundError, QueueFullError
+from jobs.errors import CursorError, IdempotencyError, JobNotFoundError, QueueFullError
 from jobs.models import ANONYMOUS, AttemptStatus, Status, Worker, WorkerState
 from jobs.page_request import PageRequest
 from jobs.pipeline import stage_seed
@@ -285,7 +285,7 @@ def test_pages_list_every_job_once(database: Database) -> None:
     assert listed == ids[::-1]
     oldest, _ = queries.list_jobs(database, ANONYMOUS, PageRequest(2, newest_first=False))
     assert [job.id for job in oldest] == ids[:2]
-    with pytest.raises(JobNotFoundError):
+    with pytest.raises(CursorError):
         queries.list_jobs(database, ANONYMOUS, PageRequest(3, "resp_unknown"))
 
 
@@ -346,7 +346,7 @@ def test_an_owner_finds_only_its_own_jobs(database: Database) -> None:
         for use_case in (queries.get_job, queries.get_version, cancellation.cancel):
             with pytest.raises(JobNotFoundError):
                 use_case(database, owner, foreign.id)
-        with pytest.raises(JobNotFoundError):
+        with pytest.raises(CursorError):
             queries.list_jobs(database, owner, PageRequest(10, foreign.id))
     assert queries.get_job(database, "other", second_job.id).status is Status.QUEUED
 
