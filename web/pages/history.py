@@ -26,7 +26,14 @@ from web.pages.complaints import message_of
 from web.services import get_services
 
 PAGE_SIZE = 25
-RATINGS = (("", "Any"), ("-1", "-1"), ("0", "0"), ("1", "+1"), ("none", "None"))
+RATINGS = (
+    ("", "Any or none"),
+    ("any", "Rated"),
+    ("-1", "-1"),
+    ("0", "0"),
+    ("1", "+1"),
+    ("none", "Not rated"),
+)
 #: The orders, by their values, and what a list in one begins with.
 ORDERS = {
     Order.RELEVANCE: "Best matches",

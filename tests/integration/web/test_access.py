@@ -221,7 +221,7 @@ def test_without_required_keys_the_jobs_of_all_owners_are_there(web: WebClient) 
     pages = ("/jobs", f"/jobs/{foreign.id}", "/system", f"/review?job={foreign.id}")
     for path in pages:
         assert "other" in web.get(path).text, path
-    assert '<td class=owner>other' in web.get("/jobs").text
+    assert "<td class=owner>other" in web.get("/jobs").text
     assert web.post(f"/v1/responses/{foreign.id}/cancel").json["status"] == "cancelled"
     assert web.delete(f"/v1/responses/{foreign.id}").json["deleted"]
     assert [job["id"] for job in web.get("/v1/responses").json["data"]] == [own]

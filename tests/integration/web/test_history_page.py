@@ -292,10 +292,10 @@ def test_rows_say_how_answers_begin(web: Client, database: Database) -> None:
     index(database)
     assert questions(web.get(f"/jobs?model={model}").text) == ["Why?"]
     page = web.get("/jobs").text
-    assert '<td class=attempts>1' in page
+    assert "<td class=attempts>1" in page
     # As `min_changed` compares it: the answer has none of the draft's words.
     assert web.get("/api/jobs").json["data"][0]["changed"] == 1.0
-    assert '<td class=changed>100 %' in page
+    assert "<td class=changed>100 %" in page
 
 
 def test_new_jobs_are_counted(web: Client, database: Database) -> None:
@@ -422,7 +422,7 @@ def test_selected_jobs_are_those_that_a_key_may_change(app: Any) -> None:
     auditor = browser(app, Scope.AUDIT)
     page = auditor.get(f"/jobs?owner={alice.key.owner}").text
     assert questions(page) == ["Alice&#39;s?"]
-    assert f'<td class=owner>{alice.key.owner}' in page
+    assert f"<td class=owner>{alice.key.owner}" in page
     assert 'value="cancel"' not in page
     assert act(auditor, "cancel", job_id).status_code == 403
     path = f"/jobs/selected?action=export&job={job_id}"
@@ -459,7 +459,7 @@ def test_a_long_page_is_small_and_costs_few_queries(
         )
     index(database)
     page = web.get("/jobs?limit=50")
-    assert page.text.count('<q dir=auto>An answer of a few sentences.') == 50
+    assert page.text.count("<q dir=auto>An answer of a few sentences.") == 50
     size = len(page.data)
     addresses = {
         *re.findall(r'(?:href|src)="(/assets/[^"]*)"', page.text),
