@@ -68,8 +68,8 @@ def job_filters(command: F) -> F:
             click.option("--key", metavar="ID", help="Submitted by this API key: its id, key_…."),
             click.option(
                 "--rating",
-                type=click.Choice(["-1", "0", "1", "+1", "none"]),
-                help="Only if this is the last rating of the regeneration.",
+                type=click.Choice(["-1", "0", "1", "+1", "any", "none"]),
+                help="Only if this is the last rating of the regeneration; any: if there is one.",
             ),
             click.option(
                 "--since",

@@ -6,8 +6,9 @@ from enum import StrEnum
 
 #: The owner of jobs that were accepted without an API key.
 ANONYMOUS = "anonymous"
-#: The rating that a list of jobs is filtered by, if it is not: jobs with any rating, and jobs without one.
-ANY = 2
+#: What a list of jobs is filtered by instead of a rating: nothing, so that it has jobs with and without one; or
+#: that there is a rating, whichever it is.
+ANY, RATED = 2, 3
 
 
 class Status(StrEnum):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from flask import request
 
-from jobs.enums import ANY, Order
+from jobs.enums import ANY, RATED, Order
 from jobs.models import Status
 from jobs.protocol.errors import InvalidRequestError, invalid_value
 from jobs.search.filters import Filters
@@ -39,7 +39,7 @@ FILTERS = (
 #: The query parameters of `list_request`, which also say which page.
 PARAMETERS = tuple(sorted((*FILTERS, "after", "limit", "order")))
 #: What `rating` may be: the last rating of the regeneration.
-RATINGS = {"none": None, "-1": -1, "0": 0, "1": 1, "+1": 1}
+RATINGS = {"any": RATED, "none": None, "-1": -1, "0": 0, "1": 1, "+1": 1}
 MAX_ATTEMPTS = 1000
 MAX_DURATION = 10**9
 

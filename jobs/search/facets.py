@@ -33,6 +33,11 @@ def rating_term(rating: int | None) -> str:
     return f"_rating_{_RATINGS[rating]}"
 
 
+def rated_terms() -> list[str]:
+    """Return the terms of the jobs that have a rating."""
+    return [rating_term(rating) for rating in _RATINGS if rating is not None]
+
+
 def attempts_terms(attempts: int) -> list[str]:
     """Return the terms of a job with this number of attempts at one stage: one for each minimum that it meets."""
     return [f"_attempts_{number}" for number in range(2, min(attempts, MAX_ATTEMPTS) + 1)]

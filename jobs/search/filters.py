@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from jobs.enums import ANY, Status
+from jobs.enums import ANY, RATED, Status
 from jobs.search import facets
 from jobs.search.query import And, Node, Or, Term
 
@@ -63,13 +63,15 @@ class Filters:
     #: Seconds.
     min_duration: float | None = None
     max_duration: float | None = None
-    #: The last rating of the regeneration; None for jobs without one, `ANY` for all.
+    #: The last rating of the regeneration; None for jobs without one, `RATED` for those with any, `ANY` for all.
     rating: int | None = ANY
 
     @property
     def need_index(self) -> bool:
         """Whether the table of jobs has no index for them."""
-        return bool(self.metadata) or self.key is not None or self.need_ended
+        return (
+            bool(self.metadata) or self.key is not None or self.rating == RATED or self.need_ended
+        )
 
     @property
     def need_ended(self) -> bool:
@@ -117,7 +119,9 @@ class Filters:
             value = getattr(self, name)
             if value is not None:
                 parts.append(Term(facets.term(name, value)))
-        if self.rating != ANY:
+        if self.rating == RATED:
+            parts.append(Any(tuple(map(Term, facets.rated_terms()))))
+        elif self.rating != ANY:
             parts.append(Term(facets.rating_term(self.rating)))
         parts += [Term(facets.term("metadata", *item)) for item in self.metadata.items()]
         if self.min_attempts is not None and self.min_attempts > 1:

@@ -17,7 +17,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import ORMOption
 
 from jobs.column_types import utcnow
-from jobs.enums import ANY
+from jobs.enums import ANY, RATED
 from jobs.errors import JobNotFoundError
 from jobs.ids import is_id
 from jobs.models import OPEN, Attempt, Job, Status
@@ -70,7 +70,9 @@ class IndexedFilters:
     @classmethod
     def of(cls, filters: Filters, owner: str | None) -> Self:
         """Return those of a list's filters, with an owner; None for all."""
-        return cls(owner, filters.since, filters.until, filters.rating)
+        # That there is any rating is a query of the search index.
+        rating = ANY if filters.rating == RATED else filters.rating
+        return cls(owner, filters.since, filters.until, rating)
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return what a job must meet."""

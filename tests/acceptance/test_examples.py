@@ -32,7 +32,7 @@ OTHERS = {
 _BLOCK = re.compile(r"^```(?P<language>python|sh)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 #: A program that the examples in sh may start; blocks with others are about installing and deploying.
 _COMMAND = re.compile(
-    r"curl\b|sed\b|(?:echo \"[^\"]*\" \| |\w+=\$\()?(?:\S*/)?helixq (?:ask|chat|doctor|keys|status|pause|resume|jobs (?:list|show|watch|replay|export|import|review|erase|delete|proof|verify|log-key))\b"
+    r"curl\b|sed\b|(?:echo \"[^\"]*\" \| |\w+=\$\()?(?:\S*/)?helixq (?:ask|chat|doctor|keys|stats|status|pause|resume|jobs (?:list|show|watch|replay|export|import|review|erase|delete|proof|verify|log-key|agreement))\b"
 )
 
 

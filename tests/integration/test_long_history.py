@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from jobs import queued_counts, use_cases
 from jobs.database import Database
-from jobs.enums import Order
+from jobs.enums import RATED, Order
 from jobs.errors import StatisticsError
 from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import ANONYMOUS, DeliveryStatus, Job, Scope, Status, Worker, WorkerState
@@ -80,7 +80,7 @@ from jobs.use_cases.batches import NewBatch
 from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.requests import Keyed
 from jobs.use_cases.reviewing import NewReview
-from jobs.use_cases.statistics import By, Query
+from jobs.use_cases.statistics import By, Period, Query
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.long_history import ENDPOINT, HOOKED, WORKERS, fill
@@ -107,6 +107,13 @@ def read_statistics(run: Callable[..., Any], database: Database) -> None:
         found = run(statistics.read, database, None, Query(by=by, since=now - length))
         assert len(found.groups) > 700
     run(statistics.read, database, ANONYMOUS, Query(by=By.ADAPTER, compare=None))
+    for owner in (None, ANONYMOUS):
+        assert run(statistics.read, database, owner, Query(by=By.OWNER)).groups
+    periods = (
+        Period("before", now - dt.timedelta(days=700), now - dt.timedelta(days=300)),
+        Period("since", now - dt.timedelta(days=300), now),
+    )
+    run(statistics.read, database, None, Query(compare=periods))
     run(statistics.any_of_others, database, ANONYMOUS)
     of_jobs = Query(by=By.METADATA, key="team", since=now - dt.timedelta(days=20))
     with pytest.raises(StatisticsError):
@@ -203,6 +210,7 @@ def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -
         for owner in (None, ANONYMOUS):
             run(searching.search, database, owner, Filters(rating=rating), limit=20)
     run(searching.search, database, ANONYMOUS, Filters(rating=None), limit=20)
+    run(searching.search, database, ANONYMOUS, Filters(rating=RATED), limit=20)
     run(erasing.erase, database, None, job_id, history, None, erased_by="ann")
     prepared = run(sealing.prepare, database, history)
     assert [one.kind for one in prepared] == ["review", "review", "erasure"]

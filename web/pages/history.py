@@ -26,7 +26,14 @@ from web.pages.complaints import message_of
 from web.services import get_services
 
 PAGE_SIZE = 25
-RATINGS = (("", "Any"), ("-1", "-1"), ("0", "0"), ("1", "+1"), ("none", "None"))
+RATINGS = (
+    ("", "Any or none"),
+    ("any", "Rated"),
+    ("-1", "-1"),
+    ("0", "0"),
+    ("1", "+1"),
+    ("none", "Not rated"),
+)
 #: The orders, by their values, and what a list in one begins with.
 ORDERS = {
     Order.RELEVANCE: "Best matches",
@@ -152,19 +159,22 @@ def show() -> Response | str | tuple[str, int]:
         return redirect(url(asked), code=303)
     rows = job_rows.rows(get_services().database, found.jobs, chosen and chosen.filters.query)
     metadata = {name: value for name, value in stated.items() if name.startswith(METADATA)}
+    periods = _periods(asked)
+    # What the links above the list show needs no field.
+    behind = set(_MORE) - ({"since"} if any(chip.current for chip in periods) else set())
     text = render_template(
         "jobs.html",
         rows=rows,
         models=job_rows.models(rows),
         given=stated,
         chips=_chips(chosen, asked),
-        periods=_periods(asked),
+        periods=periods,
         ratings=RATINGS,
         metadata=metadata,
         hidden=_hidden(asked),
         by_owner=_names_owners(stated, rows),
         by_key=get_caller().key is not None or "key" in stated,
-        more_filters=metadata or "metadata" in stated or any(name in stated for name in _MORE),
+        more_filters=metadata or "metadata" in stated or not behind.isdisjoint(stated),
         filtered=asked.keys() - {"limit", "order"} or not (chosen is None or chosen.order.by_age),
         order=chosen and chosen.order,
         ranking=chosen and ORDERS[chosen.order],

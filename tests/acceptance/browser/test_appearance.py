@@ -77,6 +77,14 @@ def answered(service: Service, question: str, texts: list[str]) -> str:
     return job.id
 
 
+def cancelled(service: Service) -> str:
+    """Submit a job and cancel it at once."""
+    job_id = service.submit("Why?", rounds=5)
+    with service.http() as http:
+        assert http.post(f"/v1/responses/{job_id}/cancel").status_code == 200
+    return job_id
+
+
 def counted(service: Service) -> str:
     """Wait until the statistics have all jobs; return the digests of an adapter and of the model that ran them."""
     with service.http() as http:
@@ -112,6 +120,7 @@ def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service
         f"/jobs/{job_id}?diff=inline",
         f"/jobs/{other}?verify=1&invisible=1",
         f"/jobs/{other}/attempts/2",
+        f"/jobs/{cancelled(service)}",
         f"/compare?left={job_id}&right={other}",
         f"/stats?by=hour&compare={counted(service)}",
         "/stats?by=adapter",

@@ -108,6 +108,8 @@ def test_the_last_days_are_one_click_away(web: Client) -> None:
 
     # The day may end between two requests, but not twice.
     assert all(is_current(number) or is_current(number) for number in (1, 2, 3))
+    assert '<details class="wide" open>' in web.get("/jobs?since=2026-01-01T12:00Z").text
+    assert '<details class="wide" open>' not in web.get(days("/jobs")[1][2]).text
     assert len(questions(web.get(last[0][2].replace("order=changed&", "")).text)) == 1
 
 

@@ -115,6 +115,21 @@ def test_jobs_are_filtered_by_rating(web: Client) -> None:
     assert code(web.get("/api/jobs?rating=2")) == (400, "invalid_value")
 
 
+def test_rated_jobs_are_found_whatever_their_rating(web: Client) -> None:
+    good, bad, critique, _ = [ended(web, input=f"Which? {number}") for number in range(4)]
+    review(web, good, regeneration=1)
+    review(web, bad, regeneration=-1)
+    review(web, critique, critique=1)
+    found = web.get("/api/jobs?rating=any").json["data"]
+    assert [job["id"] for job in found] == [bad, good]
+    exported = web.get("/api/jobs/export?rating=any").text.splitlines()
+    assert [json.loads(line)["id"] for line in exported] == [good, bad]
+    page = web.get("/jobs?rating=any&q=which").text
+    assert '<option value="any" selected>' in page
+    assert good in page
+    assert critique not in page
+
+
 def test_the_queue_and_agreement(web: Client) -> None:
     jobs = [ended(web) for _ in range(3)]
     page = web.get("/api/reviews/queue?seed=3").json

@@ -46,7 +46,7 @@ FILTERS = (
     Parameter(
         "rating",
         {"enum": [*RATINGS]},
-        "The last rating of the regeneration in a review, or `none`.",
+        "The last rating of the regeneration in a review, `any` for jobs that have one, or `none`.",
     ),
     Parameter(
         "q",
