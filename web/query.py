@@ -19,7 +19,7 @@ from jobs.protocol.errors import InvalidRequestError, invalid_value
 DEFAULT_PAGE_SIZE = 20
 MAX_PAGE_SIZE = 100
 #: What OpenAI's clients send besides, and what makes no difference here: all that could be included is.
-NEUTRAL = ("api-version", "include", "include[]", "include_obfuscation")
+NEUTRAL = ("api-version", "beta", "include", "include[]", "include_obfuscation")
 
 T = TypeVar("T", bound=str)
 D = TypeVar("D")

@@ -10,6 +10,7 @@ import httpx2
 from cli.checks.findings import Finding, Findings, error, ok, warning
 from jobs.http_clients import make_client
 from jobs.settings import Settings
+from worker.remote.description import Listed
 
 TIMEOUT = 5.0
 
@@ -44,12 +45,13 @@ def _engine_server(settings: Settings, url: str) -> Finding:
     if reply.status_code in (401, 403):
         return error(f"{url} refuses the API key: correct HELIXQ_ENGINE_API_KEY")
     try:
-        names = {model["id"] for model in reply.json()["data"]}
+        data = reply.json()["data"]
     except (ValueError, KeyError, TypeError):
+        data = None
+    if not isinstance(data, list):
         return warning(f"{url} does not list its models: a worker tries them when it starts")
-    # SGLang names an adapter `base:adapter`, and lists its base.
-    wanted = {name: {name, name.rpartition(":")[0]} for name in settings.adapters.values()}
-    if missing := [name for name, spellings in wanted.items() if not spellings & names]:
+    listed = Listed.of(data, answered=True, software=None)
+    if missing := [name for name in settings.adapters.values() if not listed.entry(name)]:
         return error(
             f"{url} does not list {', '.join(missing)}: correct HELIXQ_ADAPTERS, or serve them there"
         )

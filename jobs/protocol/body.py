@@ -69,6 +69,10 @@ def parse(body: bytes) -> dict[str, Any]:
     Raises:
         InvalidRequestError: the body is not a JSON object.
     """
+    if not body.strip():
+        raise InvalidRequestError(
+            "The body is empty. It must be a JSON object.", code="invalid_json"
+        )
     try:
         data = loads(body)
     except (json.JSONDecodeError, UnicodeDecodeError, NotFiniteError) as error:

@@ -173,7 +173,7 @@ def _refuse_item(value: Any) -> Any:
 
 #: OpenAI's other types of items end in these.
 _UNSUPPORTED_ITEMS = ("_call", "_output", "_tools", "_request", "_response", "_trigger", "_update")
-_UNSUPPORTED_ITEM_NAMES = ("compaction", "program")
+_UNSUPPORTED_ITEM_NAMES = ("agent_message", "compaction", "program")
 
 
 def _item_tag(value: Any) -> str:

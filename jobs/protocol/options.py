@@ -235,6 +235,19 @@ class AccessPrograms(RequestObject):
     cyber: Annotated[str, neutral(one_of("standard"), "Use `standard`.")] | None = None
 
 
+class MultiAgentOptions(RequestObject):
+    """The parameter ``multi_agent`` of a response, of the client's beta."""
+
+    enabled: (
+        Annotated[
+            bool,
+            neutral(is_empty, "Actor, critic and regenerator answer. Leave the parameter out."),
+        ]
+        | None
+    ) = None
+    max_concurrent_subagents: int | None = None
+
+
 _NOT_STORED_HERE = "The server stores no such objects. Leave it out."
 
 
@@ -255,6 +268,7 @@ class ResponseOptions(CommonOptions):
     image: ImageOptions | None = None
     access_programs: AccessPrograms | None = None
     background_options: BackgroundOptions | None = None
+    multi_agent: MultiAgentOptions | None = None
     #: Of the request that counts tokens.
     personality: Annotated[str, neutral(nothing, "`instructions` say how to answer.")] | None = None
 

@@ -38,7 +38,7 @@ from tests.conftest import RUNTIME, WORKER, create_database, model_settings
 from tests.joining import shut_down
 from tests.receiver import Receiver, status
 from tests.servers import RedisServer, free_port
-from tests.vllm import VLLM
+from tests.vllm import NAMES, VLLM
 from worker.metrics import MetricsServer
 
 
@@ -350,6 +350,11 @@ def test_an_engine_elsewhere(given: Callable[..., Settings]) -> None:
         assert "does not list nobody, none: correct HELIXQ_ADAPTERS" in only(
             "model", given(**wrong)
         )
+        first, *aliases = NAMES.values()
+        vllm.listed = [{"id": first, "aliases": aliases, "owned_by": "llamacpp"}]
+        assert found("model", given(**elsewhere)) == []
+        vllm.listed = [{"id": first}]
+        assert "does not list helix-critic, helix-regenerator" in only("model", given(**elsewhere))
     finally:
         vllm.stop()
     assert f"error: no server answers at {vllm.url}" in only("model", given(**elsewhere))

@@ -25,7 +25,7 @@ from tests import vllm as fake
 from tests.polling import poll
 from tests.promptness import promptly
 from tests.servers import PATIENCE, free_port
-from tests.vllm import ADAPTERS, BASE, KEY, MAX_MODEL_LEN, NAMES, VLLM
+from tests.vllm import ADAPTERS, BASE, KEY, MAX_MODEL_LEN, NAMES, VLLM, Handler
 from worker import remote_engine
 from worker.engine.interface import (
     Completion,
@@ -300,6 +300,23 @@ def test_a_text_that_breaks_off_is_interrupted(vllm: VLLM, engine: Engine) -> No
     with pytest.raises(InterruptedGenerationError):
         generation.result(PATIENCE)
     assert generation.deltas_from(0) == [" The"]
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_a_server_that_gives_up_a_text_is_asked_again(
+    vllm: VLLM, engine: Engine, reason: str
+) -> None:
+    def give_up(handler: Handler, word: str = "") -> None:
+        handler.begin()
+        handler.chunk({"model": NAMES[Role.ACTOR]}, word, reason)
+        handler.write("data: [DONE]\n\n")
+        handler.write_end()
+
+    vllm.replies = [give_up]
+    assert ask(engine).text == "".join(vllm.text)
+    vllm.replies = [partial(give_up, word=" The")]
+    with pytest.raises(InterruptedGenerationError):
+        ask(engine)
 
 
 @pytest.mark.parametrize("fault", [fake.cut, fake.hang, fake.break_down])

@@ -63,6 +63,12 @@ def test_parameters_are_those_that_are_validated(document: dict[str, Any], model
     assert schema["additionalProperties"] is False
 
 
+def test_no_body_has_further_members(document: dict[str, Any]) -> None:
+    for operation in filter(None, (each.body for each in OPERATIONS.values())):
+        schema = document["components"]["schemas"][operation.__name__]
+        assert schema["additionalProperties"] is False, operation
+
+
 def test_values_that_ask_for_nothing(document: dict[str, Any]) -> None:
     parameters = document["components"]["schemas"]["CreateResponse"]["properties"]
     null = {"type": "null"}

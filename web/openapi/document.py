@@ -83,11 +83,12 @@ def describe(app: Flask) -> dict[str, Any]:
         # Without defaults: OpenAPI forbids some of them where they have no meaning.
     ).model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
     replies = {shape.__name__ for shape in _derived(schemas.Reply)}
+    bodies = {each.body.__name__ for each in OPERATIONS.values() if each.body is not None}
     for name, schema in document["components"]["schemas"].items():
         _simplify(schema)
         _suit_generators(schema)
         if name not in replies:
-            _allow_nulls(schema, nested=not name.startswith("Create"))
+            _allow_nulls(schema, nested=name not in bodies)
     return document
 
 

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a request is tried, counted from its first failure, while servers are away or busy.
 MAX_OUTAGE = 600.0
+#: How a text ends whose request may be tried again: its stream breaks off, its server shuts down (SGLang), or vLLM fails.
+_BROKEN_OFF = (None, "abort", "error")
 #: Tries of a request at which servers fail.
 MAX_FAULTS = 5
 #: Seconds after the end of a text for its numbers of tokens to come.
@@ -307,7 +309,7 @@ class OpenAIEngine:
         if progress.ended:
             return progress.end()
         reason = progress.finish_reason
-        if reason is None or reason == "abort":
+        if reason in _BROKEN_OFF:
             raise ServerUnavailableError(f"{member.url} ended the text before its end", fault=True)
         raise EngineError(f"{member.url} ended the text: {reason}")
 

@@ -37,6 +37,12 @@ def test_invalid_bodies_are_refused(body: bytes, code: str) -> None:
     assert "sys." not in excinfo.value.message
 
 
+@pytest.mark.parametrize("body", [b"", b" \n"])
+def test_an_empty_body_is_said_to_be_empty(body: bytes) -> None:
+    with pytest.raises(InvalidRequestError, match="body is empty"):
+        parse(body)
+
+
 @pytest.mark.parametrize(
     "same",
     [

@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from openai.types.beta.beta_response_input_item_param import BetaResponseInputItemParam
+from openai.types.beta.response_create_params import (
+    ResponseCreateParamsStreaming as BetaResponseCreateParams,
+)
 from openai.types.chat.chat_completion_content_part_param import ChatCompletionContentPartParam
 from openai.types.chat.chat_completion_message_param import ChatCompletionMessageParam
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
@@ -137,6 +141,8 @@ def test_a_wrong_parameter_is_named(data: dict[str, Any], param: str | None, cod
     assert "must ." not in error.message
 
 
+#: Parameters of the client's functions that it sends as headers.
+HEADERS = {"betas"}
 #: What clients send by themselves, or send back of an earlier response.
 NEUTRAL: list[dict[str, Any]] = [
     {"include": [], "tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
@@ -156,7 +162,8 @@ NEUTRAL: list[dict[str, Any]] = [
     },
     {"image": {"context_compression": "auto"}, "access_programs": {"cyber": "standard"}},
     {"background_options": {"completion_window": "soonest", "continuation_id": "c"}},
-    {"image": {}, "access_programs": {}, "background_options": {}},
+    {"image": {}, "access_programs": {}, "background_options": {}, "multi_agent": {}},
+    {"multi_agent": {"enabled": False, "max_concurrent_subagents": 3}},
 ]
 
 
@@ -167,10 +174,15 @@ def test_parameters_that_ask_for_nothing_are_accepted(options: dict[str, Any]) -
 
 @pytest.mark.parametrize(
     "parameters",
-    [ResponseCreateParamsStreaming, InputTokenCountParams, CompletionCreateParamsStreaming],
+    [
+        ResponseCreateParamsStreaming,
+        BetaResponseCreateParams,
+        InputTokenCountParams,
+        CompletionCreateParamsStreaming,
+    ],
 )
 def test_null_is_accepted_for_every_parameter_of_openais_client(parameters: type) -> None:
-    nulls = dict.fromkeys(parameters.__annotations__)
+    nulls = dict.fromkeys(set(parameters.__annotations__) - HEADERS)
     assert {"model", "tools", "reasoning", "reasoning_effort"} & {*nulls}
     if "messages" in nulls:
         validate_chat({**nulls, "messages": [{"role": "user", "content": "Why?"}]})
@@ -199,6 +211,7 @@ def hints(kind: type) -> dict[str, list[Any]]:
     ("parameters", "model"),
     [
         (ResponseCreateParamsStreaming, CreateResponse),
+        (BetaResponseCreateParams, CreateResponse),
         (InputTokenCountParams, CreateResponse),
         (CompletionCreateParamsStreaming, CreateChatCompletion),
     ],
@@ -207,6 +220,8 @@ def test_every_member_of_every_option_of_openais_client_is_known(
     parameters: type, model: type[BaseModel]
 ) -> None:
     for name, kinds in hints(parameters).items():
+        if name in HEADERS:
+            continue
         objects = [kind for kind in kinds if is_typeddict(kind)]
         if name in ("input", "messages") or not objects:
             continue
@@ -222,7 +237,7 @@ def test_every_member_of_every_option_of_openais_client_is_known(
 
 def test_every_item_and_part_of_openais_client_is_known() -> None:
     question = {"role": "user", "content": "Why?"}
-    for kind in members(ResponseInputItemParam):
+    for kind in [*members(ResponseInputItemParam), *members(BetaResponseInputItemParam)]:
         for name in hints(kind)["type"]:
             if name in ("message", "item_reference", "reasoning", type(None)):
                 continue
@@ -347,6 +362,7 @@ def test_what_only_a_question_could_mean_is_refused(role: str) -> None:
         ),
         ({"access_programs": {"cyber": "daybreak_red"}}, "access_programs.cyber"),
         ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm"),
+        ({"multi_agent": {"enabled": True}}, "multi_agent.enabled"),
         ({"personality": "friendly"}, "personality"),
     ],
 )
