@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -210,25 +211,25 @@ def _rank_some(
     """Rank matches of a group: the newest `RANKED` come before all others, then come the next ones."""
     bounds = Range.of(request)
     first, end = max(bounds.first, cursor.first), min(bounds.end, cursor.end)
-    ranked, effort = RANKED, request.effort
-    if cursor.last is not None:
-        # Rank the same jobs again, and also those that ended since.
-        ranked, effort = 2 * RANKED, LAST_ID
-    found = search.find(connection, query, first=first, end=end, limit=ranked, effort=effort)
-    keys = sorted((-rank, -i) for i, rank in _ranks(connection, request, found.ids).items())
-    low = first
-    if cursor.last is not None:
-        keys = [key for key in keys if key > cursor.last]
-    else:
-        request = replace(request, effort=found.effort)
+    find = partial(search.find, connection, query, first=first, end=end)
+    if cursor.last is None:
+        found = find(limit=RANKED, effort=request.effort)
+        low, effort = first, found.effort
         if len(found.ids) == RANKED:
             low = found.ids[-1]
         elif found.stopped_at is not None:
             low = found.stopped_at
+    else:
+        # The page before has ranked these. They are ranked again, with those that ended since.
+        found = find(limit=2 * RANKED, effort=LAST_ID)
+        low, effort = first, request.effort
+    keys = sorted((-rank, -i) for i, rank in _ranks(connection, request, found.ids).items())
+    if cursor.last is not None:
+        keys = [key for key in keys if key > cursor.last]
     shown = keys[: request.limit]
     following = None
     if len(keys) > len(shown):
         following = _RankCursor(cursor.group, low, found.ids[0] + 1, shown[-1])
     elif low > bounds.first:
         following = _RankCursor(cursor.group, bounds.first, low)
-    return _Ranked([-i for _, i in shown], following, request.effort)
+    return _Ranked([-i for _, i in shown], following, effort)

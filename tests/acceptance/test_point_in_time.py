@@ -24,7 +24,7 @@ from tests.backups import RECOVERY, program, run
 from tests.conftest import create_database, start_postgres
 from tests.integration.rows import submit
 from tests.polling import poll
-from tests.servers import Process, RedisServer, forked
+from tests.servers import Process, RedisServer, forked, settings_for
 
 
 def execute(server: PostgresServer, *statements: str) -> list[object]:
@@ -116,11 +116,7 @@ def test_a_database_is_recovered_to_a_moment_between_two_jobs(
     try:
         base_backup = program(server, "pg_basebackup")
         url = create_database(server)
-        environ = {
-            "HELIXQ_DATABASE_URL": url,
-            "HELIXQ_REDIS_URL": redis_server.url,
-            "HELIXQ_DATA_DIR": str(tmp_path),
-        }
+        environ = settings_for(url, redis_server.url, tmp_path)
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
         database = Database(url)
