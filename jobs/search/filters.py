@@ -120,7 +120,7 @@ class Filters:
             if value is not None:
                 parts.append(Term(facets.term(name, value)))
         if self.rating == RATED:
-            parts.append(Any(tuple(map(Term, facets.rated_terms()))))
+            parts.append(Or(tuple(map(Term, facets.rated_terms()))))
         elif self.rating != ANY:
             parts.append(Term(facets.rating_term(self.rating)))
         parts += [Term(facets.term("metadata", *item)) for item in self.metadata.items()]
