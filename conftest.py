@@ -61,6 +61,8 @@ COMPUTING = [
     "integration/test_demo",
     "integration/test_history",
     "acceptance/test_demo",
+    "acceptance/test_full_disk",
+    "acceptance/test_redis_rights",
     "acceptance/test_starts",
 ]
 

@@ -222,9 +222,12 @@ def _published(entries: Sequence[Fields], text_id: str) -> list[str] | None:
     texts = [text for text in _texts(entries, set()) if text.text_id == text_id]
     pieces: list[str] = []
     for text in texts:
-        if text.start != len(pieces):
+        if text.start > len(pieces):
             return None
-        pieces += text.deltas
+        if text.start == len(
+            pieces
+        ):  # Else it was published twice: the reply to the first time was lost.
+            pieces += text.deltas
     return pieces if texts else None
 
 

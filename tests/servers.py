@@ -152,7 +152,7 @@ class RedisServer:
         for name, value in {**options, "dir": str(self._folder)}.items():
             command += [f"--{name}", value]
         self.process = start(command, os.environ)
-        self.process.wait_for("ready to accept connections at")
+        self.process.wait_for("[Rr]eady to accept connections")
         return self.process
 
     def stop(self) -> None:

@@ -1,11 +1,12 @@
 """Signals strike every process at random moments: no job is lost, and all that is promised about jobs holds.
 
 What happens is a plan that a seed determines. The short form runs with every test; ``pytest --storm=3600
---storm-seed=2`` rages for an hour.
+--storm-seed=2`` rages for an hour, also behind PgBouncer, and some questions kill their workers.
 """
 
 from __future__ import annotations
 
+import signal
 import threading
 import zlib
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from tests import receiver
 from tests.acceptance.storm.clients import Client
 from tests.acceptance.storm.promises import Promises
 from tests.acceptance.storm.service import StormyService
-from tests.acceptance.storm.strikes import plan
+from tests.acceptance.storm.strikes import LONG, plan
 from tests.conftest import (
     TEMPLATE,
     create_database,
@@ -33,8 +34,9 @@ from tests.conftest import (
     set_option,
     start_postgres,
 )
+from tests.pgbouncer import Pooler
 from tests.receiver import Receiver
-from tests.servers import PATIENCE, RedisServer, settings_for
+from tests.servers import RedisServer, settings_for
 
 CLIENTS = ("ann", "bob", "cat", "dan")
 
@@ -56,13 +58,30 @@ def flaky_receiver() -> Iterator[Receiver]:
     flaky.close()
 
 
+#: What each storm strikes besides the processes.
+SERVERS = {
+    "sqlite": ("redis",),
+    "postgresql": ("redis", "postgresql"),
+    "pgbouncer": ("redis", "postgresql", "pgbouncer"),
+}
+
+
+@pytest.fixture(params=SERVERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """What the storm has for a database."""
+    kind: str = request.param
+    if kind == "pgbouncer" and request.config.getoption("--storm") <= LONG:
+        pytest.skip("only a long storm rages behind a pooler")
+    return kind
+
+
 @pytest.fixture
-def server(request: pytest.FixtureRequest, socket_folder: Path) -> Iterator[PostgresServer | None]:
+def server(kind: str, socket_folder: Path) -> Iterator[PostgresServer | None]:
     """A PostgreSQL for the storm alone, if it is to have one."""
-    if request.param == "sqlite":
+    if kind == "sqlite":
         yield None
         return
-    server = start_postgres(socket_folder / "storm-server")
+    server = start_postgres(socket_folder / f"storm-server-{kind}")
     for name in ("full_page_writes", "fsync"):  # Tests kill processes, and never the machine.
         set_option(server, name, on=False)
     yield server
@@ -70,27 +89,47 @@ def server(request: pytest.FixtureRequest, socket_folder: Path) -> Iterator[Post
 
 
 @pytest.fixture
+def storm_database(
+    request: pytest.FixtureRequest, server: PostgresServer | None, tmp_path: Path
+) -> str:
+    """The URL of the storm's database."""
+    if server is None:
+        return new_database("sqlite", request, tmp_path)
+    return create_database(server, template=TEMPLATE)
+
+
+@pytest.fixture
+def pooler(kind: str, storm_database: str, socket_folder: Path) -> Iterator[Pooler | None]:
+    """A PgBouncer before the database, if the storm is to have one."""
+    if kind != "pgbouncer":
+        yield None
+        return
+    pooler = Pooler(socket_folder / "pooler", storm_database)
+    yield pooler
+    pooler.process.signal(signal.SIGCONT)
+    pooler.process.stop()
+
+
+@pytest.fixture
 def service(
-    request: pytest.FixtureRequest,
+    kind: str,
     server: PostgresServer | None,
+    storm_database: str,
+    pooler: Pooler | None,
     checkpoint: Path,
     socket_folder: Path,
     tmp_path: Path,
 ) -> Iterator[StormyService]:
-    if server is None:
-        database = new_database("sqlite", request, tmp_path)
-    else:
-        database = create_database(server, template=TEMPLATE)
-    folder = socket_folder / f"storm-{'sqlite' if server is None else 'postgresql'}"
+    folder = socket_folder / f"storm-{kind}"
     folder.mkdir()
     redis = RedisServer(folder)
     environ = {
         **model_settings(checkpoint),
-        **settings_for(database, redis.url, folder),
+        **settings_for(storm_database if pooler is None else pooler.url, redis.url, folder),
         "HELIXQ_SLOTS": "4",
         "HELIXQ_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.1/32",
     }
-    service = StormyService(environ, redis, server, tmp_path)
+    service = StormyService(environ, redis, server, pooler, tmp_path)
     try:
         service.wait_until_ready()
         yield service
@@ -99,10 +138,10 @@ def service(
         redis.stop()
 
 
-@pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
 def test_a_storm_of_signals_loses_no_job(
     service: StormyService,
-    server: PostgresServer | None,
+    kind: str,
+    storm_database: str,
     flaky_receiver: Receiver,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -112,23 +151,22 @@ def test_a_storm_of_signals_loses_no_job(
         endpoint = {"url": flaky_receiver.url, "name": "storm", "event_types": list(EVENT_TYPES)}
         reply = http.post("/v1/webhook_endpoints", json=endpoint)
         assert reply.status_code < 300, reply.text
-    clients = [Client(service, name, seed) for name in CLIENTS]
+    kills = {CLIENTS[0]} if seconds > LONG else set()
+    clients = [Client(service, name, seed, kills=name in kills) for name in CLIENTS]
     is_over = threading.Event()
-    servers = ("redis",) if server is None else ("redis", "postgresql")
     with ThreadPoolExecutor() as threads:
         running = [threads.submit(client.run, is_over) for client in clients]
         try:
-            service.rage(plan(seed, seconds, servers))
+            service.rage(plan(seed, seconds, SERVERS[kind]))
             is_over.set()
             service.calm()
-            for client in running:
-                client.result(4 * PATIENCE)
+            service.tend(running)
         except BaseException:
             is_over.set()
             service.is_given_up.set()
             raise
-    with closing(Database(service.environ["HELIXQ_DATABASE_URL"])) as database:
-        promises = Promises(service, database, clients)
+    with closing(Database(storm_database)) as direct:
+        promises = Promises(service, direct, clients)
         print(promises.tell())
         promises.check(flaky_receiver.received)
     service.end()

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import ANONYMOUS, Worker
 from jobs.pipeline import Sampling
+from jobs.progress import Progress, TextDeltas
 from jobs.use_cases import stages, submission, workers
 from jobs.use_cases.submission import NewJob
 from jobs.use_cases.workers import Runtime
@@ -163,10 +165,14 @@ def test_a_silent_worker_is_named_and_the_next_attempt_counted(page: Page, slow:
     stay(page)
     standing = page.locator("#standing")
     expect(standing).to_contain_text("1st of 1")
-    assert stages.claim(database, job.id, 0, "worker-silent", job_timeout=3600)
+    claim = stages.claim(database, job.id, 0, "worker-silent", job_timeout=3600)
+    assert claim is not None
     hold(database, job.id)
     answer = page.get_by_role("region", name="Answer", exact=True)
     expect(standing).to_contain_text("Answer on gpu-9, last heartbeat")
+    with closing(Progress(slow.environ["HELIXQ_REDIS_URL"])) as progress:
+        progress.publish([(job.id, TextDeltas(claim.text_id, 0, ["Other ", "words"]))])
+    expect(text(page, "Answer")).to_have_text("Other words")
     with database.write() as connection:
         died = sa.update(Worker).where(Worker.id == "worker-silent")
         connection.execute(died.values(seen_at=utcnow(-60)))
@@ -177,6 +183,9 @@ def test_a_silent_worker_is_named_and_the_next_attempt_counted(page: Page, slow:
     # The sweep of the other worker takes the stage back, and runs it.
     let_run_out(database, job.id)
     expect(answer).to_contain_text("writing, attempt 2")
+    # Its text is another one, and takes the place of the one that was lost.
+    expect(text(page, "Answer")).not_to_contain_text("Other words")
+    expect(text(page, "Answer")).not_to_be_empty()
     expect(standing).to_contain_text("characters/s")
     expect(standing).to_contain_text(re.compile(r"running for \d+ s · \d+ characters"))
     page.get_by_role("button", name="Cancel").click()

@@ -17,7 +17,7 @@ import httpx2
 
 from tests.acceptance.conftest import ENDED
 from tests.acceptance.storm.service import StormyService
-from tests.acceptance.storm.worker import BREAKS
+from tests.acceptance.storm.worker import BREAKS, KILLS
 from tests.integration.batch_api.service import RESPONSES, line
 from tests.servers import PATIENCE
 
@@ -25,6 +25,8 @@ from tests.servers import PATIENCE
 MAX_PAUSE = 0.5
 #: Seconds after which a client that loses a reply gives up waiting for it, and between two tries of one that got none.
 IMPATIENCE, RETRY_DELAY = 0.01, 0.1
+#: Seconds between two questions of a client that kill their workers: each takes three of them down.
+KILL_INTERVAL = 60.0
 #: The last events of a stream.
 LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 #: Replies to what cannot be done with a job as it is now.
@@ -67,14 +69,25 @@ class Asked:
 class Client:
     """One client: it does all that clients do, again and again, in an order that its seed determines."""
 
-    def __init__(self, service: StormyService, name: str, seed: int) -> None:
+    def __init__(self, service: StormyService, name: str, seed: int, *, kills: bool) -> None:
+        """
+        Args:
+            service: to ask.
+            name: of the client.
+            seed: of all that is random.
+            kills: whether it asks what kills workers.
+        """
         self._service = service
+        self._kills = kills
+        self._next_kill_at = 0.0
         self._name = name
         self._rng = random.Random(f"client {name} {seed}")
         self._numbers = itertools.count()
         self._aside = ThreadPoolExecutor()
         self._left: list[Future[None]] = []
         self.asked: list[Asked] = []
+        #: Those that kill their workers. Nobody replays them: from then on, nothing would start a worker again.
+        self.killing: list[Asked] = []
         #: The ids of the batches, and how many lines each has.
         self.batches: dict[str, int] = {}
         #: The ids of the replays.
@@ -91,6 +104,7 @@ class Client:
         acts = [self._ask, self._lose_a_reply, self._stream, self._cancel] * 2
         acts += [self._wait, self._ask_at_once, self._break, self._make_a_batch, self._delete]
         acts += [self._replay, self._review, self._erase, self._read]
+        acts += [self._kill_workers] if self._kills else []
         while True:
             for act in self._rng.sample(acts, len(acts)):
                 act()
@@ -98,7 +112,7 @@ class Client:
             if is_over.is_set():
                 break
         for future in self._left:
-            future.result(2 * PATIENCE)
+            future.result(3 * PATIENCE)
         self._aside.shutdown()
 
     # --- what it does -----------------------------------------------------------------
@@ -138,6 +152,15 @@ class Client:
         body = {"input": f"What {BREAKS} {key}?", "max_output_tokens": 6, "background": True}
         asked = self._add(self._request("POST", RESPONSES, key, json=body), key, body)
         self._left.append(self._aside.submit(self._retry, asked, self._key()))
+
+    def _kill_workers(self) -> None:
+        """Ask what kills each worker that runs it."""
+        if time.monotonic() < self._next_kill_at:
+            return
+        self._next_kill_at = time.monotonic() + KILL_INTERVAL
+        key = self._key()
+        body = {"input": f"What {KILLS} {key}?", "max_output_tokens": 60, "stream": True}
+        self._left.append(self._aside.submit(self._follow, key, body, [3, 20, 40]))
 
     def _cancel(self) -> None:
         """Cancel one of the last jobs, whatever it is doing."""
@@ -264,7 +287,7 @@ class Client:
             breaks: after how many events it is left and resumed.
         """
         events: list[dict[str, Any]] = []
-        give_up = time.monotonic() + 2 * PATIENCE
+        give_up = time.monotonic() + 3 * PATIENCE
         while not events or events[-1]["type"] not in LAST_EVENTS:
             assert time.monotonic() < give_up, events[-1:]
             assert not self._service.is_given_up.is_set()
@@ -287,7 +310,7 @@ class Client:
             time.sleep(RETRY_DELAY)  # there is no event for a server's recovery
         asked = Asked(events[0]["response"]["id"], key, body, was_repeated=True, events=events)
         asked.note(events[-1]["response"]["status"])
-        self.asked.append(asked)
+        (self.killing if KILLS in body["input"] else self.asked).append(asked)
 
     def _retry(self, asked: Asked, key: str) -> None:
         """Wait until a job has failed, and retry it."""

