@@ -183,8 +183,8 @@ COMMANDS = {
     ),
     "jobs erase": Entry(
         "cli.removal:erase",
-        "Erase texts of a job that has ended, with their copies in the job.",
-        "helixq jobs erase ID --text /question",
+        "Erase texts of jobs that have ended, with their copies in the job.",
+        "helixq jobs erase ID --text /question\nhelixq jobs erase --owner alice --all",
     ),
     "jobs export": Entry(
         "cli.exports:export",

@@ -9,12 +9,22 @@ import click
 from cli.client import Client
 from cli.each_job import print_each
 from cli.fields import Command, Fields, json_fields
-from cli.options import server
+from cli.options import filter_parameters, server
 from cli.tables import count
+from jobs.enums import Status
 
 
 @click.command(cls=Command)
-@click.argument("job_id", metavar="ID")
+@click.argument("job_ids", metavar="[ID...]", nargs=-1)
+@click.option(
+    "--owner", metavar="NAME", help="Instead of IDs: all jobs of this owner that have ended."
+)
+@click.option(
+    "--metadata",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Instead of IDs, or of an owner's: those with this metadata; may be repeated.",
+)
 @click.option(
     "--text",
     "texts",
@@ -29,26 +39,43 @@ from cli.tables import count
 def erase(
     client: Client,
     /,
-    job_id: str,
+    job_ids: tuple[str, ...],
+    owner: str | None,
+    metadata: tuple[str, ...],
     texts: tuple[str, ...],
     all_texts: bool,
     yes: bool,
     fields: Fields | None,
 ) -> None:
-    """Erase texts of a job that has ended, with their copies in the job. What is left still verifies."""
+    """Erase texts of jobs that have ended, with their copies in the job. What is left still verifies."""
     if bool(texts) == all_texts:
         raise click.UsageError("Give either --text or --all.")
+    if bool(job_ids) == (owner is not None or bool(metadata)):
+        raise click.UsageError("Give either IDs, or --owner or --metadata.")
+    ended = tuple(status.value for status in Status if status.final)
+    parameters = filter_parameters(status=ended, metadata=metadata, owner=owner)
+    ids = list(job_ids) or [str(job["id"]) for job in client.list_jobs(parameters)]
+    if not ids:
+        click.echo("No job matches.", err=True)
+        return
     if not yes:
         what = "all texts" if all_texts else f"{', '.join(texts)} and its copies"
-        click.confirm(f"Erase {what} of {job_id}? They cannot be restored.", abort=True, err=True)
-    erased = client.erase(job_id, "all" if all_texts else list(texts))
-    if fields:
-        fields.print(erased, lines=True)
-        return
-    for pointer in erased["erased"]:
-        click.echo(f"{pointer} is erased.")
-    if not erased["erased"]:
-        click.echo("Nothing was left to erase.")
+        whose = ids[0] if len(ids) == 1 else count(len(ids), "job")
+        click.confirm(f"Erase {what} of {whose}? They cannot be restored.", abort=True, err=True)
+
+    def said(erased: dict[str, Any]) -> str:
+        pointers = [f"{pointer} is erased." for pointer in erased["erased"]]
+        if len(ids) > 1 and pointers:
+            number = len(pointers)
+            return (
+                f"{erased['id']}: {count(number, 'text')} {'is' if number == 1 else 'are'} erased."
+            )
+        whose = f"{erased['id']}: " if len(ids) > 1 else ""
+        return "\n".join(pointers) or f"{whose}Nothing was left to erase."
+
+    print_each(
+        ids, lambda each: client.erase(each, "all" if all_texts else list(texts)), said, fields
+    )
 
 
 @click.command(cls=Command)

@@ -13,7 +13,7 @@ from cli.options import TIME, server
 from cli.plain import say
 from cli.tables import count, print_table
 
-#: The columns of the table, without that of the groups.
+#: The columns of the table, without that of the groups. The last two are ratings of the regeneration.
 HEADS = (
     "ended",
     "completed",
@@ -21,7 +21,7 @@ HEADS = (
     "wait",
     "duration",
     "changed",
-    "rated -1/0/+1",
+    "-1/0/+1",
     "rated -1",
 )
 #: Digits of a digest in the table.
@@ -58,7 +58,11 @@ DIGITS = 8
 @json_fields("Statistics")
 @server
 def command(client: Client, /, fields: Fields | None, **options: str | None) -> None:
-    """Summarize the jobs that have ended: how many, how long, how much was changed, how they were rated."""
+    """Summarize the jobs that have ended: how many, how long, how much was changed, how they were rated.
+
+    The table has the median wait and duration, the mean share of words that the regenerator changed, how many
+    regenerations were rated -1, 0 and +1, and the share of -1 among them.
+    """
     found = client.statistics({name: value for name, value in options.items() if value is not None})
     if fields:
         fields.print(found)

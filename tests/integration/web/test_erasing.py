@@ -150,3 +150,28 @@ def test_texts_are_erased_by_a_command(
     assert jobs("erase", job_id, "--all", "--yes").output == "Nothing was left to erase.\n"
     for arguments in ((), ("--all", "--text", "/question")):
         assert jobs("erase", job_id, *arguments).exit_code == 2
+
+
+def test_the_texts_of_all_jobs_of_a_person_are_erased_by_a_command(
+    web: Client, jobs: Command
+) -> None:
+    person = {"person": "7"}
+    mine = [ended(web, input=f"I am Smith, {n}.", metadata=person) for n in range(2)]
+    open_, other = ask(web, metadata=person)["id"], ended(web)
+    unsealed = ask(web, metadata=person)["id"]
+    web.post(f"/v1/responses/{unsealed}/cancel")
+    chosen = ("erase", "--metadata", "person=7", "--all")
+    asked = jobs(*chosen, input="n\n")
+    assert (asked.exit_code, "Erase all texts of 3 jobs?" in asked.stderr) == (1, True)
+    done = jobs(*chosen, "--yes")
+    assert done.exit_code == 1, "one has no entry in the log yet"
+    assert sorted(line.partition(":")[0] for line in done.stdout.splitlines()) == sorted(mine)
+    assert "log" in done.stderr
+    for job_id in mine:
+        assert "Smith" not in web.get(f"/api/jobs/{job_id}").text
+    for job_id in (open_, other):
+        assert web.get(f"/api/jobs/{job_id}").json["erased_at"] is None
+    nobody = jobs("erase", "--owner", "nobody", "--all", "--yes")
+    assert (nobody.exit_code, nobody.stderr) == (0, "No job matches.\n")
+    for arguments in ((), (other, "--owner", "nobody")):
+        assert jobs("erase", *arguments, "--all").exit_code == 2
