@@ -224,9 +224,8 @@ def _published(entries: Sequence[Fields], text_id: str) -> list[str] | None:
     for text in texts:
         if text.start > len(pieces):
             return None
-        if text.start == len(
-            pieces
-        ):  # Else it was published twice: the reply to the first time was lost.
+        # Else it was published twice: the reply to the first time was lost.
+        if text.start == len(pieces):
             pieces += text.deltas
     return pieces if texts else None
 
