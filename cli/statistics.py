@@ -143,7 +143,9 @@ def _number(value: float | None) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g} s"
+    if value is None:
+        return "–"
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1000:.3g} ms"
 
 
 def _percent(value: float | None) -> str:
