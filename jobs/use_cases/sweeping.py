@@ -20,8 +20,6 @@ from jobs.use_cases.stages import DEADLINE_EXCEEDED
 DEADLINE_GRACE = 30.0
 #: The reason of an attempt that was lost.
 WORKER_LOST = "the worker that ran this attempt stopped responding"
-
-
 #: Ends texts of attempts, given by the ids of their jobs and their own, and returns the pieces of those that are known.
 CloseTexts = Callable[[Collection[tuple[str, str]]], Mapping[str, Sequence[str]]]
 

@@ -7,6 +7,7 @@ two that come later, to this process and to another one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,20 @@ def webs(redis_server: RedisServer, tmp_path: Path) -> Iterator[tuple[Web, Web]]
         serving(url, redis_server.url, migrate=False) as other,
     ):
         yield web, other
+
+
+@contextmanager
+def reading(web: Web) -> Iterator[tuple[Job, Claim, Reader, list[dict[str, Any]]]]:
+    """Stream the text of a job's first stage to a reader.
+
+    Returns:
+        the job, the claim that will be lost, the reader, and what it has received.
+    """
+    job = submit(web.database)
+    lost = claim(web.database, job)
+    with Reader(web, job) as early:
+        web.generate(lost, 0, PIECES)
+        yield job, lost, early, [event for _ in PIECES for event in early.until(DELTA)]
 
 
 def sweep(web: Web) -> None:
@@ -155,11 +170,7 @@ def test_all_readers_get_the_same_events(
     webs: tuple[Web, Web], ending: Callable[[Web, Job, Claim], None]
 ) -> None:
     web, other_web = webs
-    job = submit(web.database)
-    lost = claim(web.database, job)
-    with Reader(web, job) as early:
-        web.generate(lost, 0, PIECES)
-        received = [event for _ in PIECES for event in early.until(DELTA)]
+    with reading(web) as (job, lost, early, received):
         ending(web, job, lost)
         received += early.rest()
     assert received[-1]["response"]["status"] not in ("queued", "in_progress")
@@ -175,11 +186,7 @@ def test_all_readers_get_the_same_events(
 
 def test_a_reader_that_comes_while_a_lost_stage_waits_gets_its_text(webs: tuple[Web, Web]) -> None:
     web, other_web = webs
-    job = submit(web.database)
-    lost = claim(web.database, job)
-    with Reader(web, job) as early:
-        web.generate(lost, 0, PIECES)
-        received = [event for _ in PIECES for event in early.until(DELTA)]
+    with reading(web) as (job, lost, early, received):
         sweep(web)
         with Reader(other_web, job) as late:
             assert [event for _ in PIECES for event in late.until(DELTA)] == received
@@ -192,11 +199,7 @@ def test_what_a_worker_publishes_after_it_was_taken_for_lost_is_nobodys_text(
 ) -> None:
     """It was stopped, or cut off from the database, and Redis still takes its text."""
     web, other_web = webs
-    job = submit(web.database)
-    lost = claim(web.database, job)
-    with Reader(web, job) as early:
-        web.generate(lost, 0, PIECES)
-        received = [event for _ in PIECES for event in early.until(DELTA)]
+    with reading(web) as (job, lost, early, received):
         let_leases_run_out(web.database)
         swept = sweeping.sweep(web.database, web.services.progress.close_texts)
         assert swept.taken_back == [job.id]
@@ -211,11 +214,7 @@ def test_what_a_worker_publishes_after_it_was_taken_for_lost_is_nobodys_text(
 def test_a_text_that_redis_lost_leaves_out_its_numbers(webs: tuple[Web, Web]) -> None:
     """Nobody knows it any more, and each number still stands for the same event."""
     web, other_web = webs
-    job = submit(web.database)
-    lost = claim(web.database, job)
-    with Reader(web, job) as early:
-        web.generate(lost, 0, PIECES)
-        received: list[dict[str, Any]] = [event for _ in PIECES for event in early.until(DELTA)]
+    with reading(web) as (job, _, early, received):
         web.services.progress.forget(job.id)
         sweep(web)
         web.cancel(job)
@@ -252,11 +251,7 @@ def test_the_end_of_a_cancelled_job_waits_for_a_worker_that_is_lost(
     assert feeds.PARTIAL_TEXT_TIMEOUT > 20
     monkeypatch.setattr(feeds, "PARTIAL_TEXT_EXPECTED", 0.0)
     web, _ = webs
-    job = submit(web.database)
-    lost = claim(web.database, job)
-    with Reader(web, job) as early:
-        web.generate(lost, 0, PIECES)
-        received = [event for _ in PIECES for event in early.until(DELTA)]
+    with reading(web) as (job, _, early, received):
         web.cancel(job)
         sweep(web)
         received += early.rest()
