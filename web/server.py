@@ -1,4 +1,4 @@
-"""The HTTP server: waitress, with time limits and our own error responses (`web.server_requests`).
+"""The HTTP server: waitress, with time limits (`web.server_channel`) and our own error responses (`web.server_responses`).
 
 One loop reads and writes all connections. A request gets a thread when all of it has arrived, and the
 thread is free again when the response is made: a client that sends or reads slowly, or stops, occupies
@@ -7,42 +7,23 @@ none.
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
-import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
 
 from flask import Flask
 from waitress import wasyncore
-from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 
-from web import MAX_BODY, upload_checks
+from web import MAX_BODY
 from web.dispatcher import Dispatcher
-from web.errors import HTTPError
 from web.event_loop import EventLoop
-from web.server_requests import (
-    MAX_HEADERS,
-    RefusalTask,
-    RequestParser,
-    RequestRefusedError,
-    RequestTask,
-    Uploads,
-)
+from web.server_channel import Channel, UploadCheck
+from web.server_requests import MAX_HEADERS, Uploads
 from web.waiting import MAX_WAITING
-
-log = logging.getLogger(__name__)
 
 #: Requests that are served at the same time: those that wait for jobs, and 56 others.
 THREADS = MAX_WAITING + 56
-#: Seconds that a connection may stay open while nothing is sent or received. (nginx uses 60.)
-IDLE_TIMEOUT = 75.0
-#: Seconds that a client may go on sending a request that was refused.
-DRAIN_TIMEOUT = 5.0
 #: Bytes of a request that are buffered in memory. The rest is buffered in a file.
 REQUEST_BUFFER = 1 << 16
 #: Bytes of a response that are buffered in memory. The rest is buffered in a file.
@@ -53,167 +34,10 @@ MAX_STREAM_BUFFER = 1 << 20
 MAX_ACCEPTS = 100
 
 
-class _UploadCheck:
-    """Asks on a thread whether an upload is refused. Nothing more of it is read meanwhile."""
-
-    def __init__(self, channel: _Channel, request: RequestParser) -> None:
-        self._channel = channel
-        self._request = request
-        self._reason: HTTPError | None = None
-        self.done = False
-
-    def service(self) -> None:
-        server: Server = self._channel.server
-        try:
-            self._reason = upload_checks.refusal(
-                server.flask, self._request.path, self._request.headers
-            )
-        except Exception:
-            log.exception("an upload was not checked before it arrived")
-        self.done = True
-        server.checked.append(self)
-        server.pull_trigger()
-
-    def cancel(self) -> None:
-        """Do nothing: the server stops."""
-
-    def finish(self) -> None:
-        """Reply to a request that is refused. The loop calls it."""
-        channel, request = self._channel, self._request
-        # Nobody else may keep a request: it is one of the uploads until it is forgotten.
-        del self._channel, self._request
-        channel.server.event_loop.ask(channel._fileno)  # It may be read again.
-        if self._reason is not None:
-            channel.refuse(request, self._reason)
-
-
-class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
-    """A connection with time limits."""
-
-    task_class = RequestTask
-    error_task_class = RefusalTask
-    parser_class = RequestParser
-    #: The request that is being received.
-    request: RequestParser | None = None
-    #: When the first bytes of the current request arrived, or when draining began.
-    started_at = 0.0
-    #: Whether the last response refused a request that the client may still be sending.
-    refused = False
-    #: Whether that response is sent and the rest of the request is read to be discarded. If it were not
-    #: read, the system would reset the connection, and the client might lose the response.
-    draining = False
-    #: Whether the loop does not wait for more from the client, since its last turn.
-    unread = False
-    _parts: list[bytes] | None = None
-
-    def readable(self) -> bool:
-        # In this order: see `quiet`.
-        self.unread = True
-        check = None if self.request is None else self.request.check
-        waits = check is not None and not check.done
-        readable = self.draining or (not waits and bool(super().readable()))
-        self.unread = not readable
-        return readable
-
-    @property
-    def quiet(self) -> bool:
-        """Whether the loop has nothing to do for it that it does not already wait for."""
-        return not (
-            self.total_outbufs_len or self.will_close or self.close_when_flushed or self.unread
-        )
-
-    def add_channel(self, map: Any = None) -> None:  # noqa: A002 (waitress's name)
-        super().add_channel(map)
-        self.server.event_loop.ask(self._fileno)
-
-    def del_channel(self, map: Any = None) -> None:  # noqa: A002 (waitress's name)
-        self.server.event_loop.forget(self._fileno)
-        # There may be room for another one.
-        self.server.event_loop.ask(self.server._fileno)
-        super().del_channel(map)
-
-    def service(self) -> None:
-        self.server.serving.channel = self
-        try:
-            super().service()
-        finally:
-            self.server.serving.channel = None
-
-    @contextmanager
-    def sent_together(self) -> Iterator[None]:
-        """Send what is written meanwhile at once."""
-        self._parts = []
-        try:
-            yield
-        finally:
-            parts, self._parts = self._parts, None
-            if parts:
-                self.write_soon(parts[0] if len(parts) == 1 else b"".join(parts))
-
-    def write_soon(self, data: Any) -> int:
-        if self._parts is not None and isinstance(data, bytes):
-            self._parts.append(data)
-            return len(data)
-        return int(super().write_soon(data))
-
-    def writable(self) -> bool:
-        return not self.draining and bool(super().writable())
-
-    def handle_close(self) -> None:
-        if self.refused and not self.draining:
-            self.draining = True
-            self.started_at = time.time()
-            with suppress(OSError):  # The client has gone.
-                self.socket.shutdown(socket.SHUT_WR)
-                return
-        super().handle_close()
-
-    def received(self, data: bytes) -> bool:
-        if self.draining:
-            return False
-        before = self.request
-        accepted: bool = super().received(data)
-        request = self.request
-        if request is not before:
-            self.started_at = time.time()
-        if request is not None and request.is_upload and request.check is None:
-            request.check = _UploadCheck(self, request)
-            self.server.add_task(request.check)
-        return accepted
-
-    def refuse(self, request: RequestParser, reason: HTTPError) -> None:
-        """Reply with an error to the request that is being received, if it still is. The loop calls it."""
-        with self.requests_lock:
-            if self.request is not request or not self.connected:
-                return
-            self.server.adj.uploads.requests.discard(request)
-            request.error = RequestRefusedError(reason)
-            request.completed = True
-            self.request = None
-            self.requests.append(request)
-            if len(self.requests) == 1:
-                self.server.add_task(self)
-
-    def check_time(self, now: float) -> None:
-        """Refuse a request that takes too long to arrive, or close a connection on which nothing happens."""
-        request, idle = self.request, now - self.last_activity > IDLE_TIMEOUT
-        if self.draining:
-            if now - self.started_at > DRAIN_TIMEOUT:
-                self.handle_close()
-        elif idle and self.total_outbufs_len:
-            self.handle_close()
-        elif request is not None and not self.requests:
-            seconds = now - self.started_at
-            if idle or seconds > request.timeout:
-                self.refuse(request, request.late(seconds))
-        elif idle and not self.requests:
-            self.handle_close()
-
-
 class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
     """The server of an application. The caller runs its loop, turn by turn."""
 
-    channel_class = _Channel
+    channel_class = Channel
 
     def __init__(self, app: Flask, listener: socket.socket, max_connections: int) -> None:
         """
@@ -226,7 +50,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
         #: The connection whose request the current thread serves.
         self.serving = threading.local()
         #: Uploads of which it is known whether they are refused.
-        self.checked: deque[_UploadCheck] = deque()
+        self.checked: deque[UploadCheck] = deque()
         super().__init__(
             app,
             _sock=listener,
@@ -253,7 +77,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
 
     def pull_trigger(self) -> None:
         """Wake the loop, unless it would have nothing to do for the connection that the caller serves."""
-        channel: _Channel | None = getattr(self.serving, "channel", None)
+        channel: Channel | None = getattr(self.serving, "channel", None)
         if channel is None:
             super().pull_trigger()
         elif not channel.quiet:

@@ -1,21 +1,17 @@
-"""A request of the HTTP server: how waitress parses it, and makes the reply to it."""
+"""Requests as the HTTP server parses them, and the limits of their time, their size and the number of uploads."""
 
 from __future__ import annotations
 
 import copy
 import re
 import weakref
-from typing import Protocol
 
-from flask import Flask
 from waitress.adjustments import Adjustments
-from waitress.channel import ClientDisconnected
 from waitress.parser import HTTPRequestParser, ParsingError
-from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error, RequestHeaderFieldsTooLarge
 
 from jobs.protocol.errors import ProtocolError
-from web.errors import HTTPError, error_response, is_upload, status_of, too_large, translated
+from web.errors import HTTPError, is_upload, status_of
 from web.multipart import MAX_UPLOAD
 
 #: Seconds that a client may take to send a request.
@@ -28,79 +24,6 @@ MAX_UPLOADS = 16
 MAX_HEADERS = 1 << 16
 
 
-class RequestTask(WSGITask):  # type: ignore[misc]  # waitress has no types
-    """Makes the response to a request. Its headers and the beginning of its body are sent together."""
-
-    #: Of waitress: whether the beginning of the response was sent.
-    wrote_header: bool
-
-    def execute(self) -> None:
-        """Make the response. What fails before its first piece is a reply, as what fails in the application is."""
-        try:
-            super().execute()
-        except (ClientDisconnected, OSError):
-            raise
-        except Exception as error:
-            reason = translated(error)
-            if self.wrote_header:
-                # The reply breaks off, so that nobody takes it for a whole one. Waitress would log a traceback.
-                raise ClientDisconnected from error
-            self.request.error = RequestRefusedError(reason)
-            self.close_on_finish = True
-            refusal = RefusalTask(self.channel, self.request)
-            refusal.service()
-            self.wrote_header = True
-
-    def write(self, data: bytes) -> None:
-        with self.channel.sent_together():
-            super().write(data)
-
-    def build_response_header(self) -> bytes:
-        header: bytes = super().build_response_header()
-        if self.request.command == "HEAD":
-            self.chunked_response = False  # No body, and so no last chunk either.
-        return header
-
-
-class RefusalTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
-    """Responds to a malformed request, in the shape of the part of the site that was requested."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        code = "request_too_large" if error.code == 413 else "bad_request"
-        message = f"The request is malformed: {error.body}."
-        if error.code == 413:
-            message = too_large(self.request.command, self.request.path)
-        elif error.code == 431:
-            message = f"The request headers are larger than {MAX_HEADERS >> 10} KiB."
-        elif error.code == 501:
-            message, code = "`Transfer-Encoding` must be `chunked`.", "unsupported_encoding"
-        elif error.code >= 500:
-            message, code = f"{error.body}.", "server_error"
-        if error.code == 503:
-            code = "too_many_uploads"
-        refused: ProtocolError = HTTPError(error.code, message, code=code)
-        if isinstance(error, RequestRefusedError):
-            refused = error.reason
-        self.channel.refused = True
-        app: Flask = self.channel.server.flask
-        # As it came: a path such as `//[` is no URL.
-        with app.test_request_context(environ_overrides={"PATH_INFO": self.request.target}):
-            response = error_response(refused)
-            response = app.process_response(response)
-        body = response.get_data()
-        self.status = response.status
-        self.response_headers.extend(response.headers.items())
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-
-class TooManyUploadsError(Error):  # type: ignore[misc]  # waitress has no types
-    code = 503
-    reason = "Service Unavailable"
-
-
 class RequestRefusedError(Error):  # type: ignore[misc]  # waitress has no types
     """The application refuses the request."""
 
@@ -110,18 +33,12 @@ class RequestRefusedError(Error):  # type: ignore[misc]  # waitress has no types
         self.reason = reason
 
 
-class UploadCheck(Protocol):
-    """What `web.server` has of an upload while it asks."""
-
-    done: bool
-
-
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     """A request. An upload may be larger than others, and take longer."""
 
     is_upload = False
-    #: What asks whether an upload is refused (`web.server`); None before that is asked.
-    check: UploadCheck | None = None
+    #: Of an upload: whether it began to be asked, and whether it is known, if it is refused (`web.server_channel`).
+    check_began = check_done = False
     adj: Adjustments
     #: Of waitress, which sets them when all headers have arrived.
     first_line = b""
@@ -155,7 +72,8 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no
             # The settings of one server, so a place for what its requests share.
             uploads: Uploads = self.adj.uploads
             if len(uploads.requests) >= MAX_UPLOADS:
-                self.error = TooManyUploadsError("Too many files are uploaded at once. Retry later")
+                message = "Too many files are uploaded at once. Retry later."
+                self.error = RequestRefusedError(HTTPError(503, message, code="too_many_uploads"))
                 self.completed = True
             uploads.requests.add(self)
             self.adj = uploads.adj

@@ -30,8 +30,7 @@ from tests.integration.rows import submit
 from tests.joining import join
 from tests.polling import poll
 from tests.servers import PATIENCE, RedisServer, free_port
-from web import create_app, server_requests
-from web import server as web_server
+from web import create_app, server_channel, server_requests
 from web.api import exports
 from web.multipart import MAX_UPLOAD
 from web.server import Server
@@ -303,7 +302,7 @@ def test_idle_connections_are_closed(
         idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(1 << 16).startswith(b"HTTP/1.1 200")
         # Not before: a busy machine may take longer for a request to arrive.
-        monkeypatch.setattr(web_server, "IDLE_TIMEOUT", LIMIT)
+        monkeypatch.setattr(server_channel, "IDLE_TIMEOUT", LIMIT)
         read_all(idle)
         assert silent.recv(1) == b""
         waits.settimeout(0.1)
