@@ -17,7 +17,7 @@ from jobs.models import ANONYMOUS, ApiKey, Job, Scope, SearchDocument, Status
 from jobs.search.filters import Filters
 from jobs.search.query import has, parse
 from jobs.search.words import words
-from jobs.statements import search, search_periods
+from jobs.statements import search, search_candidates, search_periods
 from jobs.use_cases import (
     cancellation,
     keys,
@@ -96,9 +96,9 @@ def test_every_query_finds_all_its_jobs_in_order_whatever_the_pages(
 ) -> None:
     if few:  # Periods have more documents than are found at once, so that their lengths change.
         for name, number in (("FOUND", 8), ("CANDIDATES", 9), ("COMPARED", 4)):
-            monkeypatch.setattr(search, f"_MAX_{name}", number)
-        monkeypatch.setattr(search._Search, "_estimate", lambda *_: 50.0)
-        for module in (search, search_periods):
+            monkeypatch.setattr(search_candidates, f"MAX_{name}", number)
+        monkeypatch.setattr(search_candidates._GIN, "_estimated_matches", lambda *_: 50.0)
+        for module in (search_candidates, search_periods):
             monkeypatch.setattr(module, "PROBE", 8)
     for number, text in enumerate(QUERIES):
         query = parse(text)
@@ -116,9 +116,9 @@ def test_times_without_jobs_are_not_searched_when_matches_are_more_than_estimate
     database: Database, history: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # PostgreSQL's planner takes words for independent, so for words that come together its estimate is too low.
-    monkeypatch.setattr(search._Search, "_estimate", lambda *_: 1.0)
-    for name in ("_MAX_COMPARED", "_MAX_CANDIDATES"):
-        monkeypatch.setattr(search, name, 10)
+    monkeypatch.setattr(search_candidates._GIN, "_estimated_matches", lambda *_: 1.0)
+    for name in ("MAX_COMPARED", "MAX_CANDIDATES"):
+        monkeypatch.setattr(search_candidates, name, 10)
     with executed(database.engine) as statements:
         found = find(database, '"quick fox"')
     assert found == [i for i, text in history.items() if " quick fox " in text]

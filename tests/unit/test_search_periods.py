@@ -8,13 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from jobs.statements.search_periods import (
-    EVERYTHING,
-    PROBE,
-    SearchPeriods,
-    ids_per_document,
-    length,
-)
+from jobs.statements.search_estimate import MatchEstimate, ids_per_document
+from jobs.statements.search_periods import EVERYTHING, PROBE, IdRange, SearchPeriods, length
 
 SECOND = 1_000_000 << 11
 DAY = 86_400 * SECOND
@@ -36,33 +31,36 @@ class _Index:
         self.reads = 0
         self.entries = 0
 
-    def search(self, left: SearchPeriods) -> list[int]:
-        """Return the first `LIMIT` ids of a range, found as `jobs.statements.search.find` does."""
+    def search(self, periods: SearchPeriods) -> list[int]:
+        """Return the first `LIMIT` ids of a range, found as `jobs.statements.search_candidates` does."""
         found: list[int] = []
+        left = periods.left
         while left and len(found) < LIMIT:
-            low, high = left.period()
+            low, high = periods.period()
             self.reads += 1
             ids = self._between(low, high)
-            if left.level == EVERYTHING:
+            if periods.level == EVERYTHING:
                 self.entries += len(self.ids)
             else:
                 # The index intersects the whole period with the query.
-                start = low // length(left.level) * length(left.level)
-                self.entries += len(self._between(start, start + length(left.level)))
+                start = low // length(periods.level) * length(periods.level)
+                self.entries += len(self._between(start, start + length(periods.level)))
+            ids.sort(reverse=left.newest_first)
+            place = periods.end_of_period()
             if len(ids) >= MOST:
-                if left.level > 0:
-                    left.shorten(MOST)
+                if periods.level > 0:
+                    periods.shorten()
                     continue
-                ids = ids[-MOST:] if left.newest_first else ids[:MOST]
-                low, high = (ids[0], high) if left.newest_first else (low, ids[-1] + 1)
-            found += ids[::-1] if left.newest_first else ids
-            if ids or left.level == EVERYTHING:
-                left.advance(low, high, len(ids), MOST)
+                ids = ids[:MOST]
+                place = left.after(ids[-1])
+            found += ids
+            if ids or periods.level == EVERYTHING:
+                periods.advance(place, len(ids))
             else:
-                left.skip(self._documents(left), MOST)
+                periods.skip(self._documents(left))
         return found[:LIMIT]
 
-    def _documents(self, left: SearchPeriods) -> list[int]:
+    def _documents(self, left: IdRange) -> list[int]:
         if self.among_others:
             last = min(PROBE, left.end - left.first)
             return [left.end - 1 - n if left.newest_first else left.first + n for n in range(last)]
@@ -97,18 +95,16 @@ HISTORIES = {
 def _search(index: _Index, estimate: float, *, newest_first: bool) -> None:
     """Search for the first matches of all, whose number is estimated so many times too high."""
     ids = sorted(index.ids, reverse=newest_first)
-    left = SearchPeriods(
-        index.ids[0],
-        index.ids[-1] + 1,
-        newest_first,
-        limit=LIMIT,
-        ids_per_document=ids_per_document(ids[:PROBE]),
-        documents=len(ids),
+    left = IdRange(index.ids[0], index.ids[-1] + 1, newest_first)
+    expected = MatchEstimate(
         matches=len(ids) * estimate,
+        documents=len(ids),
         span=index.ids[-1] + 1 - index.ids[0],
+        ids_per_document=ids_per_document(ids[:PROBE]),
     )
-    left.begin(MOST, is_short=False)
-    assert index.search(left) == ids[:LIMIT]
+    periods = SearchPeriods(left, expected, LIMIT, MOST)
+    periods.begin(is_short=False)
+    assert index.search(periods) == ids[:LIMIT]
 
 
 @pytest.mark.parametrize("newest_first", [True, False])
@@ -136,38 +132,32 @@ def test_matches_a_year_away_from_others_cost_more_reads_and_few_of_all(name: st
 def test_rare_matches_are_searched_without_periods_once_the_history_shows_it() -> None:
     """Documents of a frequent word's periods are not all read for a query that hardly any matches."""
     index = _Index([NOW - 3000 * DAY], among_others=True)
-    left = SearchPeriods(
-        NOW - 3650 * DAY,
-        NOW,
-        newest_first=True,
-        level=2,
-        ids_per_document=SECOND / 10,
-        documents=1e8,
-        matches=1e7,
-        span=3650 * DAY,
-    )
-    assert index.search(left) == index.ids
-    assert left.level == EVERYTHING
+    left = IdRange(NOW - 3650 * DAY, NOW, newest_first=True)
+    expected = MatchEstimate(1e7, documents=1e8, span=3650 * DAY, ids_per_document=SECOND / 10)
+    periods = SearchPeriods(left, expected, 1, MOST, level=2)
+    assert index.search(periods) == index.ids
+    assert periods.level == EVERYTHING
     assert index.reads < 20
 
 
 def test_a_range_of_few_documents_is_searched_in_the_period_of_its_length() -> None:
     index = _Index(_even(20_000, SECOND))
-    left = SearchPeriods(NOW - 30 * SECOND, NOW + 1, newest_first=True, matches=2e4, span=NOW)
-    left.limit = LIMIT
-    left.begin(MOST, is_short=True)
-    assert index.search(left) == _even(LIMIT, SECOND)
+    left = IdRange(NOW - 30 * SECOND, NOW + 1, newest_first=True)
+    periods = SearchPeriods(left, MatchEstimate(2e4, span=NOW), LIMIT, MOST)
+    periods.begin(is_short=True)
+    assert index.search(periods) == _even(LIMIT, SECOND)
     assert index.entries < 100
 
 
 def test_no_period_is_read_again_at_a_length_that_had_too_many() -> None:
-    left = SearchPeriods(0, NOW, newest_first=True, level=6, span=NOW)
-    low, high = left.period()
-    left.shorten(MOST)
+    left = IdRange(0, NOW, newest_first=True)
+    periods = SearchPeriods(left, MatchEstimate(span=NOW), 1, MOST, level=6)
+    low, high = periods.period()
+    periods.shorten()
     while left.end > low:
-        assert left.level < 6
-        left.advance(*left.period(), 0, MOST)
-    assert left.level >= 6, "beyond it, periods are longer again"
+        assert periods.level < 6
+        periods.advance(periods.end_of_period(), 0)
+    assert periods.level >= 6, "beyond it, periods are longer again"
     assert high == NOW
 
 
@@ -175,21 +165,14 @@ def test_no_period_is_read_again_at_a_length_that_had_too_many() -> None:
 def test_a_gap_is_skipped(newest_first: bool) -> None:
     """The few documents before it tell little: if the next period were longer, it would be read for nothing."""
     end = NOW if newest_first else 2 * NOW
-    left = SearchPeriods(
-        end - NOW,
-        end,
-        newest_first,
-        level=2,
-        ids_per_document=SECOND,
-        documents=2e4,
-        matches=2e4,
-        span=NOW,
-    )
+    left = IdRange(end - NOW, end, newest_first)
+    expected = MatchEstimate(2e4, documents=2e4, span=NOW, ids_per_document=SECOND)
+    periods = SearchPeriods(left, expected, 1, MOST, level=2)
     others = [end - NOW + DAY, end - NOW + DAY + 1]
     if newest_first:
         others = [end - 1 - DAY, end - 2 - DAY]
-    left.skip([end - 1 if newest_first else end - NOW, *others], MOST)
-    assert left.level == 2
-    assert (left.end - 1 if newest_first else left.first) == others[0]
-    left.skip(others, MOST)
+    periods.skip([end - 1 if newest_first else end - NOW, *others])
+    assert periods.level == 2
+    assert left.place == left.before(others[0])
+    periods.skip(others)
     assert not left
