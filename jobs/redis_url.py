@@ -199,18 +199,19 @@ def broker_options(redis_url: str) -> dict[str, Any]:
     """Return Celery's settings for a URL that `checked` returned.
 
     Kombu writes the URLs of Unix sockets differently, and verifies no certificate by default. For Sentinel, see
-    `jobs.broker.SentinelChannel`.
+    `jobs.broker_channels.SentinelChannel`.
     """
     url, places = _split(redis_url)
     options = dict(parse_qsl(url.query))
     if url.scheme == "unix":
         return {
-            "broker_url": f"redis+socket://{url.netloc}{url.path}?virtual_host={options.get('db', 0)}"
+            "broker_url": f"socket://{url.netloc}{url.path}?virtual_host={options.get('db', 0)}",
+            "broker_transport": "jobs.broker_channels:UnixTransport",
         }
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"broker_transport": "jobs.broker_channels:Transport"}
     scheme, path = "redis", url.path
     if url.scheme in SENTINEL_SCHEMES:
-        settings["broker_transport"] = "jobs.broker:SentinelTransport"
+        settings["broker_transport"] = "jobs.broker_channels:SentinelTransport"
         scheme, path = "sentinel", f"/{url.path.rpartition('/')[2]}"
     settings["broker_url"] = f"{scheme}://{_user(url)}{_spelled(*places[0])}{path}"
     if url.scheme in TLS_SCHEMES:

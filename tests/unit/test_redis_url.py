@@ -18,7 +18,11 @@ QUOTED = "p%2Fw%3A%25%3F%23%C3%A9%40"
 
 def kombu_reads(url: str) -> dict[str, Any]:
     options = broker_options(url)
-    connection = kombu.Connection(options["broker_url"], ssl=options.get("broker_use_ssl", False))
+    connection = kombu.Connection(
+        options["broker_url"],
+        transport=options["broker_transport"],
+        ssl=options.get("broker_use_ssl", False),
+    )
     virtual: Any = connection.transport
     channel = virtual.Channel.__new__(virtual.Channel)
     channel.connection = virtual
