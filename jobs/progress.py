@@ -19,7 +19,8 @@ from typing import Any
 import redis
 
 from jobs import advice, logs, redis_clients
-from jobs.listening import Fields, Listener, Subscription
+from jobs.listening import Listener
+from jobs.subscriptions import Fields, Subscription
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from jobs.listening import Subscription, _Turns
+from jobs.subscriptions import Subscription, Turns
 from tests.servers import PATIENCE
 
 
 class Watched(Subscription):
     """Says when its subscriber begins to wait."""
 
-    def __init__(self, turns: _Turns) -> None:
+    def __init__(self, turns: Turns) -> None:
         super().__init__(turns)
         self.waits = threading.Event()
         wait = self._changed.wait
@@ -26,7 +26,7 @@ class Watched(Subscription):
 
 def test_a_subscriber_that_took_its_text_already_is_not_woken_for_it() -> None:
     """It came back for other reasons while it stood in the line. The turn is the next one's."""
-    turns = _Turns()
+    turns = Turns()
     early, late = Watched(turns), Watched(turns)
     with ThreadPoolExecutor(2) as pool:
         early_read = pool.submit(early.take, PATIENCE)
