@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 
 import migrations
 from cli.bench import measure_service
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.database_engine import begin
 from jobs.ids import new_id
 from jobs.models import ANONYMOUS, Job, Status

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from cli.checks.findings import Findings, ok, warning
 from cli.database import open_database
 from jobs import advice
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.settings import Settings
 
 #: Seconds that this machine's clock and the database's may differ.

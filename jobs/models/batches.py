@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from jobs.column_types import ExactJSON, ExactText, utcnow
+from jobs.column_types import ExactJSON, ExactText
+from jobs.database_clock import utcnow
 from jobs.enums import BatchStatus
 from jobs.models.base import Base, enum, partial
 

@@ -7,7 +7,8 @@ import datetime as dt
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from jobs.column_types import ExactJSON, ExactText, utcnow
+from jobs.column_types import ExactJSON, ExactText
+from jobs.database_clock import utcnow
 from jobs.models.base import ROW_ID, Base, partial
 
 

@@ -7,7 +7,8 @@ import datetime as dt
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from jobs.column_types import ExactText, utcnow
+from jobs.column_types import ExactText
+from jobs.database_clock import utcnow
 from jobs.enums import FilePurpose, FileState
 from jobs.models.base import Base, enum, partial
 

@@ -13,7 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from jobs.column_types import ExactJSON, ExactText, utcnow
+from jobs.column_types import ExactJSON, ExactText
+from jobs.database_clock import utcnow
 from jobs.enums import AttemptStatus, Status
 from jobs.models.base import ROW_ID, Base, enum, partial
 from jobs.models.erasures import Erasure

@@ -7,7 +7,7 @@ import datetime as dt
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.models.base import Base
 
 

@@ -7,7 +7,7 @@ import datetime as dt
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.enums import LogKind
 from jobs.models.base import ROW_ID, Base, enum
 

@@ -6,7 +6,8 @@ import datetime as dt
 
 from sqlalchemy.orm import Mapped, mapped_column
 
-from jobs.column_types import ExactText, utcnow
+from jobs.column_types import ExactText
+from jobs.database_clock import utcnow
 from jobs.models.base import ROW_ID, Base, partial
 
 

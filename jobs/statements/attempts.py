@@ -7,7 +7,7 @@ import datetime as dt
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.models import Attempt, AttemptStatus, Job, Status
 
 #: The job under another name: within a statement on jobs it would be that statement's.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow, utcnow_once
+from jobs.database_clock import utcnow, utcnow_once
 from jobs.errors import BatchNotFoundError
 from jobs.ids import is_id
 from jobs.models import OPEN, Batch, BatchLine, BatchStatus, Job, Status

@@ -6,7 +6,7 @@ import datetime as dt
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 
 _NOW = sa.select(utcnow())
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow_once
+from jobs.database_clock import utcnow_once
 from jobs.models import Job
 from jobs.statements import deliveries, log, rollups
 from jobs.statements.job_lists import KEY, Place, cursor

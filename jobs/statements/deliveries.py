@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow, utcnow_once
+from jobs.database_clock import utcnow, utcnow_once
 from jobs.ids import new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from jobs.page_request import PageRequest

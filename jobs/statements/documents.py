@@ -2,7 +2,7 @@
 
 A document's id begins with its job's time of creation, so that SQLite's FTS5 finds documents in the order of
 jobs. PostgreSQL's GIN cannot: it finds all documents of a term before it returns the first. So it has terms
-of time too, for periods of several lengths (`jobs.statements.search`).
+of time too, for periods of several lengths (`jobs.statements.search_periods`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import datetime as dt
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow, utcnow_once
+from jobs.database_clock import utcnow, utcnow_once
 from jobs.errors import StoredFileNotFoundError
 from jobs.ids import is_id
 from jobs.models import Batch, File, FileChunk, FilePurpose, FileState

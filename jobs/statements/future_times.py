@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow, utcnow_once
+from jobs.database_clock import utcnow, utcnow_once
 from jobs.models import Job
 from jobs.pipeline import MAX_PRIORITY
 from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED, IS_QUEUED

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, defer, selectinload, undefer
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import ORMOption
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.enums import ANY, RATED
 from jobs.errors import JobNotFoundError
 from jobs.ids import is_id

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow, utcnow_once
+from jobs.database_clock import utcnow, utcnow_once
 from jobs.models import ApiKey, LoginSession
 
 _VALID = sa.and_(

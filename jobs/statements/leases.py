@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.models import Attempt, AttemptStatus, Job, Status, Worker
 from jobs.pipeline import SAMPLING_PARAMETERS
 from jobs.statements import attempts, endings, pauses

@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.column_types import UTCDateTime, utcnow
+from jobs.column_types import UTCDateTime
+from jobs.database_clock import utcnow
 from jobs.models import (
     Erasure,
     Job,

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow, utcnow_once
+from jobs.database_clock import utcnow, utcnow_once
 from jobs.models import LogCheckpoint, LogCosignature, LogWitness
 from jobs.statements.inserting import insert
 from jobs.timing import FUTURE_MARGIN

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from jobs.column_types import UTCDateTime, utcnow, utcnow_once
+from jobs.column_types import UTCDateTime
+from jobs.database_clock import utcnow, utcnow_once
 from jobs.models import Job, Status
 from jobs.pipeline import MAX_PRIORITY, NextStage
 from jobs.statements import pauses

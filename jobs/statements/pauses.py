@@ -11,7 +11,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.models import Job, Pause
 from jobs.statements.jobs import IS_IN_PROGRESS
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow_once
+from jobs.database_clock import utcnow_once
 from jobs.errors import IdempotencyError
 from jobs.models import Batch, File, Job, KeyedRequest
 from jobs.statements.inserting import insert

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.models import Job, Status
 from jobs.statements.owners import is_owned
 

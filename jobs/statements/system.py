@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow_once
+from jobs.database_clock import utcnow_once
 from jobs.models import (
     Attempt,
     AttemptStatus,

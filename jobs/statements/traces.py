@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow, utcnow_once
+from jobs.database_clock import utcnow, utcnow_once
 from jobs.models import TraceReceiver
 from jobs.statements.inserting import insert
 from jobs.timing import FUTURE_MARGIN

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.models import WebhookEndpoint
 from jobs.page_request import PageRequest
 from jobs.statements.owners import is_owned

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow, utcnow_once
+from jobs.database_clock import utcnow, utcnow_once
 from jobs.models import Attempt, Job, Tokenizer, Worker, WorkerState
 from jobs.statements.inserting import insert
 from jobs.timing import ALIVE_FOR

@@ -8,8 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.ids import new_id
 from jobs.models import BatchStatus, FilePurpose, FileState
 from jobs.statements import batches, files

@@ -15,8 +15,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import BatchStatus
 from jobs.statements import batches, deliveries, files
 from jobs.statements.batches import Submitted

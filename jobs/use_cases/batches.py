@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import BatchNotFoundError, StoredFileNotFoundError, TooManyBatchesError
 from jobs.ids import new_id
 from jobs.models import Batch, FilePurpose

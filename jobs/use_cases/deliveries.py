@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import UserError
 from jobs.ids import is_id, new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint

@@ -14,8 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import UserError
 from jobs.models import Job, Worker, WorkerState
 from jobs.statements import log, whole_jobs, workers

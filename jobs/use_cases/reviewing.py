@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import NotEndedError
 from jobs.ids import new_id
 from jobs.statements import documents, jobs, requests, reviews

@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs import pipeline
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import AttemptStatus, Job, text_id
 from jobs.statements import attempts, future_times, jobs, leases, pauses
 from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED

@@ -17,8 +17,8 @@ import pytest
 import sqlalchemy as sa
 from openai.types import Batch
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, BatchLine, Job, Status
 from jobs.models import Batch as BatchRow
 from jobs.use_cases import batches, files, workers

@@ -8,8 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.database_engine import begin
 from jobs.models import ANONYMOUS, Job, Rollup, SearchDocument
 from jobs.search import facets

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, Job
 from jobs.pipeline import Sampling
 from jobs.use_cases import stages, submission

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 import migrations
 from cli.doctor import NAMES
 from cli.main import main
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import JobNotFoundError, LogKeyError, LogSetBackError, TamperedError
 from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status

@@ -27,8 +27,8 @@ from cli import checks, doctor
 from cli.checks.findings import Level
 from cli.main import main
 from jobs import advice, settings
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import Worker, WorkerState
 from jobs.settings import Settings
 from jobs.statements import log

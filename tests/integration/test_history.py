@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, Attempt, AttemptStatus, Job
 from jobs.use_cases import cancellation, stages, sweeping, workers
 from jobs.use_cases.stages import Claim

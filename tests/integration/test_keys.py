@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from cli.main import main
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import QuotaExceededError
 from jobs.models import ANONYMOUS, ApiKey, Job, LoginSession, Scope
 from jobs.use_cases import keys, stages, submission

@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 import migrations
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.maintenance import Maintenance
 from jobs.models import ANONYMOUS, Batch, BatchStatus, Job, KeyedRequest, Worker
 from jobs.page_request import PageRequest

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import migrations
 from jobs import sweeper
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status, Worker, WorkerState
 from jobs.pipeline import MAX_PRIORITY, stage_seed
 from jobs.progress import Progress

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, Job, Worker, WorkerState
 from jobs.protocol.events import events
 from jobs.use_cases import queries, restarting, stages, sweeping, workers

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import JobNotFoundError, NotRetriableError, TamperedError
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status
 from jobs.protocol.history import history

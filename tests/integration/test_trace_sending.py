@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import TraceReceiver
 from jobs.protocol.history import history
 from jobs.trace_sending import TraceSending

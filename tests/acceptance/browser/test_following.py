@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Browser, Page, Route, expect
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, Worker
 from jobs.pipeline import Sampling
 from jobs.progress import Progress, TextDeltas

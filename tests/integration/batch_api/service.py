@@ -14,8 +14,8 @@ from openai import OpenAI
 from openai.types import Batch
 
 from jobs.batch_runner import BatchRunner
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import Batch as BatchRow
 from jobs.models import BatchLine, Job, Status
 from jobs.progress import Progress

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from openai import BadRequestError, NotFoundError
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, Batch, BatchLine
 from jobs.page_request import PageRequest
 from jobs.use_cases import batches, deliveries, queries, webhooks

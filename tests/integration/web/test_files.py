@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import StoredFileNotFoundError
 from jobs.models import File, FileChunk, FilePurpose, FileState
 from jobs.statements import files as statements

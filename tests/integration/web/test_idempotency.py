@@ -12,8 +12,8 @@ from unittest.mock import Mock
 import pytest
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import IdempotencyError
 from jobs.models import ANONYMOUS, KeyedRequest
 from jobs.page_request import PageRequest

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, Job, Scope, WorkerState
 from jobs.use_cases import cancellation, keys, restarting, stages, sweeping, workers
 from jobs.use_cases.workers import Runtime

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, Job, Worker, WorkerState
 from jobs.progress import TextDeltas
 from jobs.use_cases import restarting, retrying, stages, sweeping, workers

@@ -9,8 +9,8 @@ from typing import Any, Self
 import pytest
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, Worker, WorkerState
 from jobs.use_cases import stages, standing, sweeping, workers
 from tests.conftest import WORKER

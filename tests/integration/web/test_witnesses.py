@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from click.testing import Result
 
 from jobs import setting_values
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import LogCheckpoint, LogCosignature, LogWitness
 from jobs.protocol.history import history
 from jobs.statements import log, log_checkpoints

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import ANONYMOUS, DeliveryStatus, Job, WebhookDelivery, WebhookEndpoint
 from jobs.statements import attempts
 from jobs.statements import deliveries as outbox

@@ -12,8 +12,8 @@ from typing import cast
 import pytest
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.models import Job, Worker
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
