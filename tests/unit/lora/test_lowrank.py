@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from worker.lora import lowrank
+from worker.lora.krylov import KrylovSpace
 from worker.lora.lowrank import Target
 
 #: The relative rounding error of float32 sums of a few hundred terms.
@@ -75,7 +76,7 @@ def test_the_error_bound_of_a_sketch_holds(d: Tensor, rank: int, seed: int) -> N
 def test_error_bounds_hold_and_tighten_with_every_block() -> None:
     d = matrix(200, 300, seed=1, decay=0.5, noise=0.1)
     squares = torch.linalg.svdvals(d.double()).square()
-    sketch = lowrank._Krylov(d, 20, torch.Generator().manual_seed(0))
+    sketch = KrylovSpace(d, 20, torch.Generator().manual_seed(0))
     bounds = []
     for _ in range(5):
         sketch.expand()
