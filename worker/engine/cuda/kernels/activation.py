@@ -109,7 +109,8 @@ def silu_and_mul(
         _silu_and_mul_kernel, grid,
         product, product.stride(-2), lora_a_output, lora_a_output.stride(-2), part_stride, out,
         lora_b.b, lora_b.table, adapter_ids, num_tokens,
-        size, lora_b.num_adapters, num_parts, block_m, block_n, lora_b.block_rank,
-        input_precision(out), num_warps=warps, num_stages=1, **launch_options(out),
+        SIZE=size, NUM_ADAPTERS=lora_b.num_adapters, NUM_PARTS=num_parts,
+        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_R=lora_b.block_rank,
+        PRECISION=input_precision(out), num_warps=warps, num_stages=1, **launch_options(out),
     )  # fmt: skip
     return out

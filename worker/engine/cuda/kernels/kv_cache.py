@@ -13,6 +13,23 @@ from worker.engine.kv.paged_cache import PagedKVCache
 
 
 @triton.jit
+def offset_of(
+    block,
+    kv_head,
+    position,
+    NUM_KV_HEADS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+):
+    """Return where the keys or values of a head at a position begin in the layer's pages, in elements.
+
+    ``block`` has the position. A cache may have more than 2**31 elements.
+    """
+    slot = (block.to(tl.int64) * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + position % BLOCK_SIZE
+    return slot * HEAD_SIZE
+
+
+@triton.jit
 def _reshape_and_cache_kernel(
     key,
     value,
@@ -33,12 +50,10 @@ def _reshape_and_cache_kernel(
     if position >= 0:  # not padding
         row = tl.load(rows + token)
         block = tl.load(block_tables + row * block_tables_stride + position // BLOCK_SIZE)
-        block = block.to(tl.int64)
         columns = tl.arange(0, BLOCK)
         mask = columns < HEAD_SIZE
         offsets = (token * NUM_KV_HEADS + head) * HEAD_SIZE + columns
-        slot = (block * NUM_KV_HEADS + head) * BLOCK_SIZE + position % BLOCK_SIZE
-        slot = slot * HEAD_SIZE + columns
+        slot = offset_of(block, head, position, NUM_KV_HEADS, BLOCK_SIZE, HEAD_SIZE) + columns
         tl.store(keys + slot, tl.load(key + offsets, mask=mask), mask=mask)
         tl.store(values + slot, tl.load(value + offsets, mask=mask), mask=mask)
 
@@ -51,7 +66,6 @@ def reshape_and_cache(
         _reshape_and_cache_kernel, (num_tokens, num_kv_heads),
         key, value, batch.rows, batch.positions, cache.keys[layer], cache.values[layer],
         batch.block_tables, batch.block_tables.stride(0),
-        num_kv_heads, head_size, cache.block_size, triton.next_power_of_2(head_size),
-        num_warps=1,
-        **FUSED_MULTIPLY_ADD,
+        NUM_KV_HEADS=num_kv_heads, HEAD_SIZE=head_size, BLOCK_SIZE=cache.block_size,
+        BLOCK=triton.next_power_of_2(head_size), num_warps=1, **FUSED_MULTIPLY_ADD,
     )  # fmt: skip

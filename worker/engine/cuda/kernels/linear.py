@@ -89,8 +89,8 @@ def small_batch_linear(x: Tensor, weight: Tensor) -> Tensor:
     launch(
         _linear_kernel, (triton.cdiv(out_features, block_n), num_parts),
         x, x.stride(0), weight, out, out.stride(0), num_tokens,
-        out_features, in_features, in_per_part, max(16, triton.next_power_of_2(num_tokens)),
-        block_n, block_k, input_precision(x),
-        num_warps=warps, num_stages=stages, **launch_options(out),
+        OUT=out_features, IN=in_features, IN_PER_PART=in_per_part,
+        BLOCK_M=max(16, triton.next_power_of_2(num_tokens)), BLOCK_N=block_n, BLOCK_K=block_k,
+        PRECISION=input_precision(x), num_warps=warps, num_stages=stages, **launch_options(out),
     )  # fmt: skip
     return out

@@ -93,7 +93,8 @@ def add_residual(
         _add_residual_kernel, grid,
         x, product, product.stride(-2), lora_a_output, lora_a_output.stride(-2), part_stride,
         lora_b.b, lora_b.table, adapter_ids, num_tokens,
-        size, lora_b.num_adapters, num_parts, block_m, block_n, lora_b.block_rank,
-        input_precision(x), num_warps=warps, num_stages=1, **launch_options(x),
+        SIZE=size, NUM_ADAPTERS=lora_b.num_adapters, NUM_PARTS=num_parts,
+        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_R=lora_b.block_rank,
+        PRECISION=input_precision(x), num_warps=warps, num_stages=1, **launch_options(x),
     )  # fmt: skip
     return x

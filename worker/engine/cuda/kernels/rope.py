@@ -1,5 +1,5 @@
 # ruff: noqa: N803, N806  (Triton writes compile-time constants in capitals)
-"""Adapters and rotary embeddings of queries and keys; stores keys and values in a paged KV cache."""
+"""Queries, keys and values with their adapters: rotates queries and keys, and stores keys and values in a paged KV cache."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from worker.engine.cuda.kernels.common import (
     launch,
     launch_options,
 )
+from worker.engine.cuda.kernels.kv_cache import offset_of
 from worker.engine.cuda.kernels.lora import (
     TileSizes,
     adapter_range,
@@ -32,20 +33,36 @@ from worker.engine.kv.paged_cache import PagedKVCache
 TILE_SIZES: TileSizes = ((16, 16, 0, 4), (512, 32, 0, 4), (math.inf, 64, 0, 4))
 
 
+@triton.jit
+def _place_of_head(
+    head, NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HEAD_SIZE: tl.constexpr
+):
+    """Return the projection of a head, 0 for queries, 1 for keys, 2 for values, and the head's first column there."""
+    projection = (head >= NUM_HEADS).to(tl.int32) + (head >= NUM_HEADS + NUM_KV_HEADS).to(tl.int32)
+    column = (head - (head >= NUM_HEADS).to(tl.int32) * NUM_HEADS) * HEAD_SIZE
+    column = tl.where(head >= NUM_HEADS + NUM_KV_HEADS, column - NUM_KV_HEADS * HEAD_SIZE, column)
+    return projection, column
+
+
 @triton.jit(do_not_specialize=["num_tokens"])  # one variant for all numbers
 def _rope_and_cache_kernel(
+    # The products with the base and with the factors A, each perhaps in parts: (parts, tokens, …).
     product,
     product_stride,
     lora_a_output,
     lora_a_stride,
     part_stride,
+    # `LoRABWeights`.
     b,
     table,
+    # As in `PagedBatch`.
     adapter_ids,
     rows,
     positions,
+    # (positions, half of a head).
     cos,
     sin,
+    # What is written: (tokens, heads, head size), and the layer's pages.
     queries,
     keys,
     values,
@@ -75,10 +92,7 @@ def _rope_and_cache_kernel(
     offsets = tokens[:, None] * product_stride + head * HEAD_SIZE + columns[None, :]
     ids = tl.load(adapter_ids + tokens, mask=token_mask, other=-1)
     position = tl.load(positions + tokens, mask=token_mask, other=-1)
-    # The head's projection (0 queries, 1 keys, 2 values), and its first column there.
-    projection = (head >= NUM_HEADS).to(tl.int32) + (head >= NUM_HEADS + NUM_KV_HEADS).to(tl.int32)
-    column = (head - (head >= NUM_HEADS).to(tl.int32) * NUM_HEADS) * HEAD_SIZE
-    column = tl.where(head >= NUM_HEADS + NUM_KV_HEADS, column - NUM_KV_HEADS * HEAD_SIZE, column)
+    projection, column = _place_of_head(head, NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE)
     grid_dependency(PDL)
     first = load_sum(product, offsets, part_stride, mask, NUM_PARTS)
     second = load_sum(product, HALF + offsets, part_stride, mask, NUM_PARTS)
@@ -104,10 +118,11 @@ def _rope_and_cache_kernel(
             lora_second = tl.dot(a_output, b_second, lora_second, input_precision=PRECISION)
     first += lora_first
     second += lora_second
+    # Rounded, as the outputs of projections are.
     first = first.to(queries.dtype.element_ty).to(tl.float32)
     second = second.to(queries.dtype.element_ty).to(tl.float32)
     is_token = position >= 0  # not padding
-    if head < NUM_HEADS + NUM_KV_HEADS:
+    if head < NUM_HEADS + NUM_KV_HEADS:  # a value is not rotated
         angle = position[:, None] * HALF + columns[None, :]
         cache_mask = is_token[:, None] & column_mask[None, :]
         c = tl.load(cos + angle, mask=cache_mask, other=1.0)
@@ -127,8 +142,7 @@ def _rope_and_cache_kernel(
             other=0,
         )
         kv_head = (head - NUM_HEADS) % NUM_KV_HEADS
-        slot = (block.to(tl.int64) * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + position % BLOCK_SIZE
-        slot = slot * HEAD_SIZE
+        slot = offset_of(block, kv_head, position, NUM_KV_HEADS, BLOCK_SIZE, HEAD_SIZE)
         slot = slot[:, None] + columns[None, :]
         cache_mask = is_token[:, None] & column_mask[None, :]
         if head < NUM_HEADS + NUM_KV_HEADS:
@@ -161,8 +175,10 @@ def rope_and_cache(
         lora_b.b, lora_b.table, batch.adapter_ids, batch.rows, batch.positions, cos, sin, queries,
         cache.keys[layer], cache.values[layer],
         batch.block_tables, batch.block_tables.stride(0), num_tokens,
-        num_heads, num_kv_heads, head_size, cache.block_size, lora_b.num_adapters, num_parts,
-        block_m, max(16, triton.next_power_of_2(head_size // 2)), lora_b.block_rank,
-        input_precision(queries), num_warps=warps, num_stages=1, **launch_options(queries),
+        NUM_HEADS=num_heads, NUM_KV_HEADS=num_kv_heads, HEAD_SIZE=head_size,
+        BLOCK_SIZE=cache.block_size, NUM_ADAPTERS=lora_b.num_adapters, NUM_PARTS=num_parts,
+        BLOCK_M=block_m, BLOCK_N=max(16, triton.next_power_of_2(head_size // 2)),
+        BLOCK_R=lora_b.block_rank, PRECISION=input_precision(queries),
+        num_warps=warps, num_stages=1, **launch_options(queries),
     )  # fmt: skip
     return queries

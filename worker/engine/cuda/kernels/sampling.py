@@ -97,8 +97,8 @@ def sample(
     keys = logits.new_empty(logits.shape, dtype=sampler.sort_key_dtype(logits))
     launch(
         _sort_keys_kernel, (num_rows, triton.cdiv(vocab_size, SORT_KEYS_BLOCK)),
-        logits, logits.stride(0), keys, vocab_size, keys.dtype is torch.int32,
-        SORT_KEYS_BLOCK, num_warps=4, **FUSED_MULTIPLY_ADD,
+        logits, logits.stride(0), keys, VOCAB_SIZE=vocab_size, SHORT=keys.dtype is torch.int32,
+        BLOCK=SORT_KEYS_BLOCK, num_warps=4, **FUSED_MULTIPLY_ADD,
     )  # fmt: skip
     token_ids = keys.topk(width, dim=-1).indices
     sampled = torch.empty_like(noise_seed)
@@ -106,6 +106,7 @@ def sample(
     launch(
         _sample_kernel, (num_rows,),
         logits, logits.stride(0), token_ids, temperature, top_k, noise_seed, sampled, is_finite,
-        width, sampler.MAX_TIES, triton.next_power_of_2(width), num_warps=1, **FUSED_MULTIPLY_ADD,
+        WIDTH=width, MAX_TIES=sampler.MAX_TIES, BLOCK=triton.next_power_of_2(width), num_warps=1,
+        **FUSED_MULTIPLY_ADD,
     )  # fmt: skip
     return sampled, is_finite
