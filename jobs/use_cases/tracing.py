@@ -12,10 +12,10 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from jobs import trace_context
+from jobs.backoff import BACKOFF
 from jobs.database import Database
 from jobs.models import LogKind
 from jobs.statements import log, traces, whole_jobs
-from jobs.use_cases.backoff import MAX_DELAY, backoff
 from jobs.use_cases.sealing import Describe
 
 #: Entries that are looked at for one request.
@@ -57,7 +57,7 @@ def begin_sending(
     if place >= size:
         return None
     with database.write() as connection:
-        row = traces.take(connection, receiver, seconds, MAX_DELAY)
+        row = traces.take(connection, receiver, seconds, BACKOFF.most)
     if row is None:
         return None
     end = min(row.next_index + MAX_ENTRIES, size)
@@ -101,4 +101,4 @@ def note_sent(database: Database, receiver: str, end: int) -> None:
 def note_unsent(database: Database, receiver: str, failures: int) -> None:
     """Note that a receiver has not taken what was sent, for the ``failures``-th time in a row."""
     with database.write() as connection:
-        traces.update(connection, receiver, backoff(failures), failures=failures)
+        traces.update(connection, receiver, BACKOFF.delay(failures), failures=failures)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from jobs.backoff import BACKOFF
 from jobs.database import Database
 from jobs.statements import log, log_checkpoints
 from jobs.tlog import merkle
-from jobs.use_cases.backoff import MAX_DELAY, backoff
 
 
 class Asking(NamedTuple):
@@ -39,7 +39,7 @@ def begin_asking(database: Database, witness: str, seconds: float) -> Asking | N
             return None
     with database.write() as connection:
         log_checkpoints.add_witness(connection, witness)
-        row = log_checkpoints.take_witness(connection, witness, seconds, MAX_DELAY)
+        row = log_checkpoints.take_witness(connection, witness, seconds, BACKOFF.most)
     if row is None:
         return None
     # Where the database was restored from a backup, the witness has seen more.
@@ -78,5 +78,5 @@ def failed(database: Database, witness: str, size: int, failures: int) -> None:
     """
     with database.write() as connection:
         log_checkpoints.set_witness(
-            connection, witness, seconds=backoff(failures), size=size, failures=failures
+            connection, witness, seconds=BACKOFF.delay(failures), size=size, failures=failures
         )

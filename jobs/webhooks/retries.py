@@ -6,15 +6,12 @@ import datetime as dt
 import random
 from email.utils import parsedate_to_datetime
 
+from jobs.backoff import Backoff
+
 #: Seconds after which a delivery is given up: a day.
 GIVE_UP_AFTER = 86_400.0
-#: Seconds before the second attempt.
-FIRST_DELAY = 5.0
-#: How many times as long each delay is as the one before.
-FACTOR = 4.0
-#: The maximum number of seconds between two attempts. There are about twelve in a day, the first six
-#: within half an hour, as Standard Webhooks suggests.
-MAX_DELAY = 4 * 3600.0
+#: There are about twelve attempts in a day, the first six within half an hour, as Standard Webhooks suggests.
+BACKOFF = Backoff(first=5.0, factor=4.0, most=4 * 3600.0)
 #: The share of a delay by which it may be shorter or longer, so that what failed together does not return
 #: together.
 JITTER = 0.2
@@ -27,19 +24,15 @@ def delay(failures: int, retry_after: float | None = None) -> float:
 
     Args:
         failures: attempts that have failed, 1 or more.
-        retry_after: the least number of seconds that the receiver asked for; it counts up to `MAX_DELAY`.
+        retry_after: the least number of seconds that the receiver asked for; it counts up to the longest delay.
     """
-    with_jitter = _exponential(failures) * random.uniform(1 - JITTER, 1 + JITTER)
-    return max(with_jitter, min(retry_after or 0.0, MAX_DELAY))
+    with_jitter = BACKOFF.delay(failures) * random.uniform(1 - JITTER, 1 + JITTER)
+    return max(with_jitter, min(retry_after or 0.0, BACKOFF.most))
 
 
 def longest_delay(failures: int) -> float:
     """Return the most that `delay` returns, where a receiver asks for nothing. At most `MAX_GROWTH` failures count."""
-    return _exponential(failures) * (1 + JITTER) if failures else 0.0
-
-
-def _exponential(failures: int) -> float:
-    return min(MAX_DELAY, FIRST_DELAY * FACTOR ** (min(failures, MAX_GROWTH) - 1))
+    return BACKOFF.delay(failures) * (1 + JITTER) if failures else 0.0
 
 
 def parse_retry_after(value: str, now: dt.datetime) -> float | None:
