@@ -279,6 +279,8 @@ def test_a_job_is_a_trace_and_its_stages_are_spans(
             assert told["helixq.role"] == attempt["role"]
             assert int(told["gen_ai.usage.output_tokens"]) == attempt["output_tokens"]
             assert int(told["gen_ai.request.seed"]) == attempt["seed"]
+            reasons = {"values": [{"stringValue": attempt["finish_reason"]}]}
+            assert told["gen_ai.response.finish_reasons"] == reasons
             for name, text in (("input", attempt["prompt"]), ("output", attempt["output"])):
                 [message] = json.loads(told[f"gen_ai.{name}.messages"])
                 assert message["parts"] == [{"type": "text", "content": text}]
