@@ -6,28 +6,21 @@ own session, settings and files, and runs the same module from its first line on
 
 ``python -m tests.fork_server SOCKET MODULE…`` imports the modules and serves one inherited socket.
 `tests.fork_client` says what is sent. It ends when its standard input does: with who started it.
+`tests.forked_process` is what each fork becomes.
 """
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import gc
 import importlib
 import os
-import runpy
 import selectors
 import signal
 import socket
 import sys
-import tempfile
-import threading
-import traceback
-from collections.abc import Sequence
 from contextlib import suppress
-from types import ModuleType
-from typing import Any, NoReturn
 
+from tests import forked_process
 from tests.fork_client import receive
 
 
@@ -68,7 +61,7 @@ class Server:
             connection.close()
             return
         if (pid := os.fork()) == 0:
-            self._become(request, files)
+            forked_process.become(request, files, self._leave_to_child)
         for file in files:
             os.close(file)
         self._children[pid] = connection
@@ -93,80 +86,14 @@ class Server:
                 _tell(connection, os.waitstatus_to_exitcode(result[1]))
                 connection.close()
 
-    def _become(self, request: dict[str, Any], files: Sequence[int]) -> NoReturn:
-        """Become the process that is asked for, and end as it does."""
-        status = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for connection in self._children.values():
-                connection.close()
-            self._selector.close()
-            self._listener.close()
-            for number, file in enumerate(files):
-                os.dup2(file, number)
-                os.close(file)
-            run(**request)
-            status = 0
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
-        except BaseException:  # noqa: BLE001 (what Python does with it)
-            traceback.print_exc()
-        finally:
-            # As at the end of Python, but nothing is taken down piece by piece.
-            threading._shutdown()  # type: ignore[attr-defined]  # not public
-            atexit._run_exitfuncs()
-            with suppress(OSError, ValueError):
-                sys.stdout.flush()
-            os._exit(status & 0xFF)
-
-
-def run(
-    arguments: Sequence[str], environ: dict[str, str], folder: str, namespaces: int | None
-) -> None:
-    """Run what Python would with these arguments.
-
-    Args:
-        arguments: ``-m module argument…``, or ``-c code argument…``; ``-u``, ``-B`` and ``-P`` before them
-            mean nothing.
-        environ: all environment variables.
-        folder: the current one.
-        namespaces: a process whose network and hostname this one gets; the server's if None.
-    """
-    os.setsid()
-    if namespaces is not None:
-        enter(namespaces)
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environ)
-    tempfile.tempdir = None  # It is where the new TMPDIR says.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a text file
-    arguments = [*arguments]
-    while (flag := arguments.pop(0)) in ("-u", "-B", "-P"):
-        pass
-    what, *rest = arguments
-    if flag == "-m":
-        sys.argv[1:] = rest
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
-    else:
-        assert flag == "-c", flag
-        sys.argv[:] = ["-c", *rest]
-        module = sys.modules["__main__"] = ModuleType("__main__")
-        exec(what, module.__dict__)  # noqa: S102 (our own)
-
-
-def enter(process: int) -> None:
-    """Go over to the network and the hostname of a process."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    kinds = ["net", "uts"] if os.geteuid() == 0 else ["user", "net", "uts"]
-    # All are opened first: in the user namespace, the others would be another's.
-    files = [os.open(f"/proc/{process}/ns/{kind}", os.O_RDONLY) for kind in kinds]
-    for file in files:
-        if libc.setns(file, 0) != 0:
-            raise OSError(ctypes.get_errno(), "setns")
-        os.close(file)
+    def _leave_to_child(self) -> None:
+        """Close what a process that was forked does not have."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for connection in self._children.values():
+            connection.close()
+        self._selector.close()
+        self._listener.close()
 
 
 def _tell(connection: socket.socket, number: int) -> None:
