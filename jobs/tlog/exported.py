@@ -8,7 +8,7 @@ with (``origin_proof``, ``review_origin_proofs`` and ``erasure_origin_proofs``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,17 +192,8 @@ def _check_proofs(
         none = [None] * len(records)  # As in one of an earlier version.
         proofs = history.get(f"{name}_proofs", none), history.get(f"{name}_origin_proofs", none)
         for number, (record, text, origin) in enumerate(zip(records, *proofs, strict=True)):
-            named = None
-            if text is not None:
-                parsed, entry, _ = _open(text, trusted, required=True)
-                if (
-                    not _records(entry, kind, record)
-                    or entry["entry"] not in places
-                    or parsed.log != proof.log
-                    or parsed.index != record["log"]["index"]
-                ):
-                    raise HistoryError(f"the proof of its {name} {number} is of another entry")
-                named = entry.get("proof")
+            addition = _Addition(kind, f"{name} {number}", record)
+            named = None if text is None else addition.check(text, proof, places, trusted)
             if origin is None and named is None:
                 origins.append(text)
                 found.unproved += text is None
@@ -211,24 +202,66 @@ def _check_proofs(
             is_named = text is not None or proof is first
             if not isinstance(origin, str) or (is_named and proof_hash(origin) != named):
                 raise HistoryError(
-                    f"the proof that its {name} {number} was imported with is not the one that its entry names"
+                    f"the proof that its {addition.name} was imported with is not the one that its entry names"
                 )
-            parsed, entry, signed = _open(origin, trusted, required=False)
-            if not _records(entry, kind, record) or (
-                parsed.log == first.log and entry["entry"] not in {first.index, *retried}
-            ):
-                raise HistoryError(
-                    f"the proof that its {name} {number} was imported with is of another entry"
-                )
+            signed = addition.check_origin(origin, first, {first.index, *retried}, trusted)
             origins.append(origin)
             found.signed = found.signed and signed
             found.unproved += text is None and not signed and bool(trusted)
     return found
 
 
-def _records(entry: Mapping[str, Any], kind: str, record: Mapping[str, Any]) -> bool:
-    """Return whether an entry is of this review or erasure."""
-    return entry.get("type") == kind and entry["digest"] == record["digest"]
+@dataclass(frozen=True)
+class _Addition:
+    """A review or an erasure of a history."""
+
+    #: The type of its entries.
+    kind: str
+    #: For messages: ``review 0``.
+    name: str
+    record: Mapping[str, Any]
+
+    def check(
+        self, text: object, job: Proof, places: Collection[int], trusted: Sequence[Verifier]
+    ) -> object:
+        """Check the proof of its entry; return the hash of the proof that it was imported with, if the entry has one.
+
+        Args:
+            text: the proof.
+            job: of the job's entry in the same log.
+            places: the entries of the job there, one of which it names.
+            trusted: as for `check`.
+        """
+        proof, entry, _ = _open(text, trusted, required=True)
+        if (
+            not self._is_of(entry)
+            or entry["entry"] not in places
+            or proof.log != job.log
+            or proof.index != self.record["log"]["index"]
+        ):
+            raise HistoryError(f"the proof of its {self.name} is of another entry")
+        return entry.get("proof")
+
+    def check_origin(
+        self, text: str, first: Proof, places: Collection[int], trusted: Sequence[Verifier]
+    ) -> bool:
+        """Check the proof that it was imported with; return whether its signature was checked.
+
+        Args:
+            text: the proof.
+            first: of the job's entry in the log where it ended.
+            places: the entries of the job there.
+            trusted: as for `check`.
+        """
+        proof, entry, signed = _open(text, trusted, required=False)
+        if not self._is_of(entry) or (proof.log == first.log and entry["entry"] not in places):
+            raise HistoryError(
+                f"the proof that its {self.name} was imported with is of another entry"
+            )
+        return signed
+
+    def _is_of(self, entry: Mapping[str, Any]) -> bool:
+        return entry.get("type") == self.kind and bool(entry["digest"] == self.record["digest"])
 
 
 def _check_digest(record: Mapping[str, Any], right: str, name: str) -> None:

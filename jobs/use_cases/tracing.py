@@ -7,14 +7,16 @@ was moved, a job or a review may be sent twice, as the same span.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
+
+import sqlalchemy as sa
 
 from jobs import trace_context
 from jobs.backoff import BACKOFF
 from jobs.database import Database
-from jobs.models import LogKind
+from jobs.models import Job, LogKind
 from jobs.statements import log, traces, whole_jobs
 from jobs.use_cases.sealing import Describe
 
@@ -50,13 +52,12 @@ def begin_sending(
     with database.read() as connection:
         size = log.state(connection)[1]
         place = traces.find_place(connection, receiver)
-    if place is None:
-        with database.write() as connection:
-            traces.add(connection, receiver, size)
-        return None
-    if place >= size:
+    if place is not None and place >= size:
         return None
     with database.write() as connection:
+        if place is None:
+            traces.add(connection, receiver, size)
+            return None
         row = traces.take(connection, receiver, seconds, BACKOFF.most)
     if row is None:
         return None
@@ -71,11 +72,25 @@ def begin_sending(
             end = entries[-1].entry_index + 1
         sent = (LogKind.JOB, LogKind.REVIEW)
         jobs = whole_jobs.load(session, {e.job_id for e in entries if e.kind in sent})
+    ended, reviews = _sampled(entries, jobs, describe)
+    return Sending(ended, reviews, end, row.failures)
+
+
+def _sampled(
+    entries: Iterable[sa.Row[int, LogKind, str, bytes]], jobs: Mapping[str, Job], describe: Describe
+) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], str]]]:
+    """Return what is to be sent of some entries, as in `Sending`: the histories, and the reviews.
+
+    Args:
+        entries: of the log.
+        jobs: those of the entries that are not deleted, by their ids.
+        describe: returns the history of a job.
+    """
     histories = {job_id: describe(job) for job_id, job in jobs.items()}
     ended: list[dict[str, Any]] = []
     reviews: list[tuple[dict[str, Any], str]] = []
     for entry in entries:
-        job = jobs.get(entry.job_id)  # It may be deleted.
+        job = jobs.get(entry.job_id)
         # The caller decides for its trace whether anything of it is sent.
         if job is None or not trace_context.of_job(job.id, job.traceparent).is_sampled:
             continue
@@ -89,7 +104,7 @@ def begin_sending(
                 if review.log_index == entry.entry_index
                 and (review.critique, review.regeneration) != (None, None)
             ]
-    return Sending(ended, reviews, end, row.failures)
+    return ended, reviews
 
 
 def note_sent(database: Database, receiver: str, end: int) -> None:
