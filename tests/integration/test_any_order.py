@@ -68,6 +68,8 @@ MODEL_TIMEOUT = 60.0
 #: Where a deadline is, in seconds from now.
 DEADLINES = {AHEAD: 3600.0, PAST: -1.0, LONG_PAST: -DEADLINE_GRACE - 1}
 
+#: So few that most of what happens, happens to the same one.
+MAX_JOBS = 3
 #: Which of the jobs, claims or workers there are.
 which = st.integers(0, 11)
 worker_ids = st.sampled_from(list(RUNTIMES))
@@ -113,6 +115,7 @@ class Orders(RuleBasedStateMachine):
                 with self.database.write() as connection:
                     connection.execute(sa.update(Job).where(Job.id == job_id).values(values))
 
+    @precondition(lambda self: len(self.jobs) < MAX_JOBS)
     @rule(rounds=st.sampled_from([1, 1, 2]))
     def submit(self, rounds: int, new: NewJob = QUESTION) -> None:
         new = replace(new, rounds=rounds)
@@ -217,6 +220,15 @@ class Orders(RuleBasedStateMachine):
         self.alive.discard(worker_id)
         for job in self.jobs.values():
             job.lease_ran_out |= job.worker_id == worker_id
+
+    @precondition(lambda self: self.jobs)
+    @rule(number=which, worker_id=worker_ids)
+    def crash(self, number: int, worker_id: str) -> None:
+        """A stage brings its worker down, as it may do three times."""
+        _, job = self.any_job(number)
+        self.claim(number, worker_id, exclusive=True, off=0)
+        job.lease_ran_out |= job.worker_id is not None
+        self.sweep()
 
     @rule()
     def sweep(self) -> None:
@@ -339,9 +351,9 @@ class Orders(RuleBasedStateMachine):
     def replay(self, number: int) -> None:
         job_id, expected = self.any_job(number)
         job = queries.get_job(self.database, ANONYMOUS, job_id)
-        if expected.may_be_replayed:
+        if expected.may_be_replayed and len(self.jobs) < MAX_JOBS:
             self.submit(expected.rounds, new=replaying.replay_of(job))
-        else:
+        elif not expected.may_be_replayed:
             with pytest.raises((NothingToReplayError, ErasedError)):
                 replaying.replay_of(job)
 
