@@ -222,13 +222,14 @@ class Orders(RuleBasedStateMachine):
             job.lease_ran_out |= job.worker_id == worker_id
 
     @precondition(lambda self: self.jobs)
-    @rule(number=which, worker_id=worker_ids)
-    def crash(self, number: int, worker_id: str) -> None:
-        """A stage brings its worker down, as it may do three times."""
+    @rule(number=which, worker_id=worker_ids, times=st.integers(1, 3))
+    def crash(self, number: int, worker_id: str, times: int) -> None:
+        """A stage brings its worker down, which ends its job at the third time."""
         _, job = self.any_job(number)
-        self.claim(number, worker_id, exclusive=True, off=0)
-        job.lease_ran_out |= job.worker_id is not None
-        self.sweep()
+        for _ in range(times):
+            self.claim(number, worker_id, exclusive=True, off=0)
+            job.lease_ran_out |= job.worker_id is not None
+            self.sweep()
 
     @rule()
     def sweep(self) -> None:
