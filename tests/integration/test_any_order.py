@@ -303,7 +303,11 @@ class Orders(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs)
     @rule(number=which)
     def retry(self, number: int) -> None:
+        failed = [job_id for job_id, job in self.jobs.items() if job.may_be_retried]
         job_id, job = self.any_job(number)
+        if failed and not job.may_be_retried:
+            job_id = failed[number % len(failed)]
+            job = self.jobs[job_id]
         if job.may_be_retried:
             retrying.retry(self.database, ANONYMOUS, job_id)
             job.retry()
@@ -468,7 +472,7 @@ def test_the_database_has_what_is_expected_in_any_order(
         Orders,
         settings=settings(
             max_examples=request.config.getoption("--orders"),
-            stateful_step_count=40,
+            stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
