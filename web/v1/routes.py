@@ -76,9 +76,7 @@ def create_response() -> Response:
             if job.status.final:
                 return _reply(job)
     # It was asked in the background, or the server is shutting down and the job continues without it.
-    reply = _reply(job, status=202)
-    reply.headers["Location"] = url_for("v1.retrieve_response", job_id=job.id)
-    return reply
+    return _accepted(job)
 
 
 @blueprint.get("/responses")
@@ -182,9 +180,17 @@ def retrieve_model(name: str) -> Response:
     return json_response(served_models.model(name))
 
 
-def _reply(job: Job, status: int = 200) -> Response:
+def _accepted(job: Job) -> Response:
+    """Reply that a job is accepted: with the response as it was then, whenever the same request is repeated."""
+    body = to_json(response(job, as_of=Status.QUEUED, run=1))
+    reply = Response(body, 202, mimetype="application/json")
+    reply.headers["Location"] = url_for("v1.retrieve_response", job_id=job.id)
+    return _completed(reply, poll_interval=MIN_POLL_INTERVAL, etag=etag_of(body))
+
+
+def _reply(job: Job) -> Response:
     body = to_json(response(job))
-    reply = Response(body, status, mimetype="application/json")
+    reply = Response(body, mimetype="application/json")
     interval = None if job.status.final else MIN_POLL_INTERVAL
     return _completed(reply, poll_interval=interval, etag=etag_of(body))
 
