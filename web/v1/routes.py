@@ -12,7 +12,7 @@ from werkzeug.routing import BaseConverter
 
 from jobs.models import Job, Status
 from jobs.protocol import served_models
-from jobs.protocol.conversation import earlier_turns
+from jobs.protocol.conversation import resolve
 from jobs.protocol.input_items import input_item_list
 from jobs.protocol.limits import measure
 from jobs.protocol.lists import list_object
@@ -147,8 +147,7 @@ def delete_response(job_id: str) -> Response:
 def count_input_tokens() -> Response:
     """Count the tokens of a request without asking it."""
     services = get_services()
-    valid = validate(read_json())
-    turns = earlier_turns(valid, services.database, services.owner)
+    valid, turns = resolve(validate(read_json()), services.database, services.owner)
     size = measure(valid, turns or [], services.tokens)
     if size is None:
         raise HTTPError(
