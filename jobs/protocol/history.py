@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jobs.models import Attempt, Erasure, Job, Review
+from jobs.models import Attempt, Erasure, Job, Review, Status
 from jobs.pipeline import Role, sampling_values
 from jobs.search.query import Node
 from jobs.search.snippets import Highlighter, Snippet
@@ -89,6 +89,12 @@ def summary(job: Job) -> dict[str, Any]:
         "rating": job.rating,
         "error": error,
     }
+
+
+def accepted(job: Job) -> dict[str, Any]:
+    """Return what a list of histories said about a job when it was accepted."""
+    unset = ("model", "started_at", "finished_at", "erased_at", "rating", "error")
+    return {**summary(job), "status": Status.QUEUED.value, "run": 1, **dict.fromkeys(unset)}
 
 
 def page(jobs: list[Listed], query: Node | None) -> list[dict[str, Any]]:

@@ -202,10 +202,11 @@ def test_what_to_review_next_and_agreement_on_a_terminal(web: Client, jobs: Comm
     first, *verdicts = jobs("review-queue", "--kind", "disagreements").output.splitlines()
     assert first.split()[0] == split
     assert verdicts == ["    ann\ufffd: critique 0, regeneration +1", "    bob: regeneration -1"]
-    found = json.loads(
+    (found,) = json.loads(
         jobs("review-queue", "--kind", "disagreements", "--json", "id,verdicts").output
     )
     assert (found["id"], len(found["verdicts"])) == (split, 2)
+    assert json.loads(jobs("review-queue", "--reviewer", "bob", "--json").output) == []
     done = jobs("review-queue", "--reviewer", "bob")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "There is nothing to review.\n")
     critique, regeneration = jobs("agreement", "--since", "2026-01-01").output.splitlines()
