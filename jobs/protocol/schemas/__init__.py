@@ -24,7 +24,7 @@ from jobs.protocol.schemas.reviews import Agreements, Review, ReviewList, Review
 from jobs.protocol.schemas.served_models import ModelList, ServedModel
 from jobs.protocol.schemas.stats import Statistics
 from jobs.protocol.schemas.summary import Summary
-from jobs.protocol.schemas.system import PauseChange, QueuePlace, System
+from jobs.protocol.schemas.system import PauseChange, QueuePlace, SystemState
 from jobs.protocol.schemas.webhooks import (
     DeletedWebhookEndpoint,
     NewWebhookSecret,
@@ -74,7 +74,7 @@ __all__ = [
     "Statistics",
     "Summary",
     "SummaryList",
-    "System",
+    "SystemState",
     "ToReview",
     "WebhookDelivery",
     "WebhookDeliveryList",
