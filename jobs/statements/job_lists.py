@@ -121,9 +121,13 @@ def list_unfinished(
     *,
     newest_first: bool,
     limit: int,
-) -> list[sa.Row[str, dt.datetime, str | None, dict[str, str]]]:
-    """Return id, time of creation, API key and metadata (``pairs``) of jobs with some statuses, up to ``limit`` in order."""
-    columns = (Job.id, Job.created_at, Job.key_id, Job.metadata_.label("pairs"))
+) -> list[sa.Row[str, dt.datetime, str | None, str | None, dict[str, str]]]:
+    """Return jobs with some statuses, up to ``limit`` in order.
+
+    Returns:
+        id, time of creation, API key, batch and metadata (``pairs``) of each.
+    """
+    columns = (Job.id, Job.created_at, Job.key_id, Job.batch_id, Job.metadata_.label("pairs"))
     # As in `_select_page`.
     pages = (
         sa.select(*columns)
