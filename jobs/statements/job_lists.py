@@ -141,6 +141,20 @@ def list_unfinished(
     return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=newest_first)[:limit]
 
 
+def list_from(
+    connection: sa.Connection,
+    owner: str | None,
+    after: Place | None,
+    limit: int,
+) -> list[sa.Row[str, dt.datetime, dict[str, str]]]:
+    """Return id, time and metadata (``pairs``) of an owner's jobs, the oldest first, after a place."""
+    columns = (Job.id, Job.created_at, Job.metadata_.label("pairs"))
+    query = sa.select(*columns).where(is_owned(Job.owner, owner))
+    if after is not None:
+        query = query.where(cursor(after) < KEY)
+    return list(connection.execute(query.order_by(Job.created_at, Job.id).limit(limit)))
+
+
 def find_last(connection: sa.Connection, filters: IndexedFilters) -> Place | None:
     """Return the place of the job that was created last."""
     query = filters.select().with_only_columns(Job.created_at, Job.id)
