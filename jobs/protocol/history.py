@@ -112,6 +112,7 @@ def _listed(listed: Listed, highlighter: Highlighter | None) -> dict[str, Any]:
     job, document, _ = listed
     return {
         **summary(job),
+        "critique_rating": document and document.details.get("critique_rating"),
         "max_attempts": document and document.attempts,
         "changed": None
         if document is None or document.changed is None

@@ -7,7 +7,7 @@ has a module. The names here are those of whole replies, and those of objects wh
 from jobs.protocol.schemas.base import Reply
 from jobs.protocol.schemas.batches import Batch, BatchList
 from jobs.protocol.schemas.chat import ChatCompletion, ChatMessageList, DeletedChatCompletion
-from jobs.protocol.schemas.erasures import DeletedJob, DeletedJobs, Erased
+from jobs.protocol.schemas.erasures import DeletedJob, DeletedJobs, Erased, ErasedJobs
 from jobs.protocol.schemas.errors import ErrorReply, Problem
 from jobs.protocol.schemas.files import DeletedFile, FileList, FileObject
 from jobs.protocol.schemas.health import Alive, Readiness
@@ -50,6 +50,7 @@ __all__ = [
     "DeletedResponse",
     "DeletedWebhookEndpoint",
     "Erased",
+    "ErasedJobs",
     "ErrorReply",
     "FileList",
     "FileObject",
