@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from jobs.models import AttemptStatus, Status
-from jobs.statements.leases import EXCLUSIVE_AFTER, MAX_LOST
 from jobs.use_cases.stages import Claim
 
+#: The number of lost workers after which a job fails, and after which its stage runs beside no other.
+MAX_LOST, EXCLUSIVE_AFTER = 3, 2
 #: A deadline: ahead, past, and past by so long that the worker should have ended the job.
 AHEAD, PAST, LONG_PAST = range(3)
 

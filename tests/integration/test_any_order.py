@@ -19,8 +19,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.database_clock import utcnow
 from jobs.errors import (
     ErasedError,
     NotEndedError,
@@ -30,7 +30,6 @@ from jobs.errors import (
 )
 from jobs.models import ANONYMOUS, Attempt, AttemptStatus, Job, Status, Worker, WorkerState
 from jobs.protocol.history import history
-from jobs.statements.leases import EXCLUSIVE_AFTER
 from jobs.timing import LEASE
 from jobs.use_cases import (
     cancellation,
@@ -57,7 +56,13 @@ from jobs.use_cases.submission import NewJob
 from jobs.use_cases.sweeping import DEADLINE_GRACE
 from jobs.use_cases.verifying import verify
 from tests.conftest import RUNTIME
-from tests.integration.expected_jobs import AHEAD, LONG_PAST, PAST, ExpectedJob
+from tests.integration.expected_jobs import (
+    AHEAD,
+    EXCLUSIVE_AFTER,
+    LONG_PAST,
+    PAST,
+    ExpectedJob,
+)
 from tests.integration.rows import OUTPUT, QUESTION
 from tests.integration.test_rollups import OTHER, check, count
 
