@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 # Collecting garbage while the tests and the model libraries are imported takes a third of the time.
 gc.disable()
 
-# A shell's background jobs ignore the signal, and so would the programs that tests start and interrupt.
+# A shell's background jobs ignore both signals, and so would the programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_collection_finish() -> None:

@@ -163,6 +163,15 @@ class Client:
         """Erase texts of a job; return which were."""
         return self._reach("POST", f"/api/jobs/{_checked(job_id)}/erase", json={"texts": texts})
 
+    def erase_matching(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the steps of erasing texts of the jobs that a filter matches, or with ``dry_run`` of counting them."""
+        after = None
+        while True:
+            step = self._reach("POST", "/api/jobs/erase", json={**body, "after": after})
+            yield step
+            if (after := step["after"]) is None:
+                return
+
     def delete(self, job_id: str) -> dict[str, Any]:
         """Delete a job; return its id, and that it is deleted."""
         return self._reach("DELETE", f"/api/jobs/{_checked(job_id)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -54,10 +54,22 @@ class Fields:
             if isinstance(data, dict)
             else [self.of(each, **further) for each in data]
         )
-        ascii_only = not sys.stdout.encoding.lower().startswith("utf")
-        text = json.dumps(chosen, ensure_ascii=ascii_only, indent=None if lines else 2)
-        # JSON escapes the other control characters itself. Terminals take these for the beginning of a command.
-        click.echo(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+        click.echo(_text(chosen, indent=None if lines else 2))
+
+    def print_each(self, objects: Iterable[dict[str, Any]]) -> None:
+        """Print the chosen fields of objects as a JSON array: each object in a line of its own, as soon as it is there."""
+        before = "["
+        for each in objects:
+            click.echo(f"{before}\n{_text(self.of(each))}", nl=False)
+            before = ","
+        click.echo("[]" if before == "[" else "\n]")
+
+
+def _text(data: Any, indent: int | None = None) -> str:
+    ascii_only = not sys.stdout.encoding.lower().startswith("utf")
+    text = json.dumps(data, ensure_ascii=ascii_only, indent=indent)
+    # JSON escapes the other control characters itself. Terminals take these for the beginning of a command.
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class _FieldsType(click.ParamType[Fields]):

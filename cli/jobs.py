@@ -60,18 +60,18 @@ def list_(
 ) -> None:
     """List jobs, newest first, or those that match a query. Most filters find only jobs that have ended."""
     parameters = filter_parameters(**filters)
-    columns = shutil.get_terminal_size((120, 24)).columns
     jobs = client.list_jobs(parameters, limit)
+    if fields:
+        fields.print_each(jobs)
+        return
+    columns = shutil.get_terminal_size((120, 24)).columns
     some = list(islice(jobs, FIRST))
     names_owners = len({job["owner"] for job in some}) > 1
     for job in chain(some, jobs):
-        if fields:
-            fields.print(job, lines=True)
-            continue
         click.echo(row(job, columns, names_owners=names_owners))
         if job["snippets"]:
             click.echo(f"    {_snippet(job['snippets'][0])}")
-    if not some and not fields:
+    if not some:
         click.echo("No job matches." if parameters else "There are no jobs.", err=True)
 
 

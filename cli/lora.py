@@ -190,7 +190,8 @@ def convert(settings: Settings, /, adapters: tuple[str, ...], fields: Fields | N
     ADAPTER is a folder, or a hub id. Without one, those of HELIXQ_ADAPTERS that are hub ids are converted: workers
     load no pickles of the hub. Adapters that have safetensors are left as they are.
     """
-    from worker.checkpoints.hub import is_hub_id, resolve
+    from worker.checkpoints.hub import resolve
+    from worker.checkpoints.references import is_hub_id
     from worker.lora import inspect as inspection
 
     done = []

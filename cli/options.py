@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Seconds of the units that a time may be given in.
 UNITS = {"h": 3600, "d": 86400, "w": 604800}
+RATINGS = click.Choice(["-1", "0", "1", "+1", "any", "none"])
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,11 +67,19 @@ def job_filters(command: F) -> F:
                 help="Only jobs of this owner; other owners' need the scope audit.",
             ),
             click.option("--key", metavar="ID", help="Submitted by this API key: its id, key_…."),
+            click.option("--batch", metavar="ID", help="Lines of this batch: its id, batch_…."),
             click.option(
                 "--rating",
-                type=click.Choice(["-1", "0", "1", "+1", "any", "none"]),
+                type=RATINGS,
                 help="Only if this is the last rating of the regeneration; any: if there is one.",
             ),
+            click.option(
+                "--critique-rating",
+                type=RATINGS,
+                help="Only if this is the last rating of the critique; any: if there is one.",
+            ),
+            click.option("--reviewer", metavar="NAME", help="Reviewed by this person."),
+            click.option("--tag", metavar="TAG", help="With a review that has this tag."),
             click.option(
                 "--since",
                 metavar="TIME",

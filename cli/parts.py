@@ -78,7 +78,14 @@ def worker(settings: Settings, *, after_stdin: bool = False) -> int:
             sys.stdin.read()
         return main.run(settings, partial(remote_engine.make_engine, settings), start)
     from worker.checkpoints import digests
+    from worker.checkpoints.errors import CheckpointError
+    from worker.checkpoints.references import check_folders
     from worker.phases import phase
+
+    try:
+        check_folders(settings)
+    except CheckpointError as error:
+        raise UnusableModelError(str(error)) from error
 
     # Hashing warms the page cache for loading, and runs in parallel with the imports.
     with digests.begin(settings) as hashing:

@@ -8,17 +8,16 @@ import click
 
 from cli.client import Client
 from cli.each_job import print_each
+from cli.errors import fail
 from cli.fields import Command, Fields, json_fields
-from cli.options import filter_parameters, server
+from cli.options import server
+from cli.statuses import ExitStatus
 from cli.tables import count
-from jobs.enums import Status
 
 
 @click.command(cls=Command)
 @click.argument("job_ids", metavar="[ID...]", nargs=-1)
-@click.option(
-    "--owner", metavar="NAME", help="Instead of IDs: all jobs of this owner that have ended."
-)
+@click.option("--owner", metavar="NAME", help="Instead of IDs: all jobs of this owner.")
 @click.option(
     "--metadata",
     metavar="KEY=VALUE",
@@ -52,30 +51,70 @@ def erase(
         raise click.UsageError("Give either --text or --all.")
     if bool(job_ids) == (owner is not None or bool(metadata)):
         raise click.UsageError("Give either IDs, or --owner or --metadata.")
-    ended = tuple(status.value for status in Status if status.final)
-    parameters = filter_parameters(status=ended, metadata=metadata, owner=owner)
-    ids = list(job_ids) or [str(job["id"]) for job in client.list_jobs(parameters)]
-    if not ids:
-        click.echo("No job matches.", err=True)
-        return
+    wanted = "all" if all_texts else list(texts)
+    body = {**_matching(owner, metadata), "texts": wanted}
+    number = len(job_ids)
+    if not job_ids and not yes:
+        number = sum(step["matched"] for step in client.erase_matching({**body, "dry_run": True}))
+        if not number:
+            click.echo("No job matches.", err=True)
+            return
     if not yes:
         what = "all texts" if all_texts else f"{', '.join(texts)} and its copies"
-        whose = ids[0] if len(ids) == 1 else count(len(ids), "job")
+        whose = job_ids[0] if len(job_ids) == 1 else count(number, "job")
         click.confirm(f"Erase {what} of {whose}? They cannot be restored.", abort=True, err=True)
+    if len(job_ids) == 1:
+        print_each(job_ids, lambda each: client.erase(each, wanted), _said, fields)
+    elif job_ids:
+        print_each(job_ids, lambda each: client.erase(each, wanted), _said_of_each, fields)
+    else:
+        _erase_matching(client, body, fields)
 
-    def said(erased: dict[str, Any]) -> str:
-        pointers = [f"{pointer} is erased." for pointer in erased["erased"]]
-        if len(ids) > 1 and pointers:
-            number = len(pointers)
-            return (
-                f"{erased['id']}: {count(number, 'text')} {'is' if number == 1 else 'are'} erased."
-            )
-        whose = f"{erased['id']}: " if len(ids) > 1 else ""
-        return "\n".join(pointers) or f"{whose}Nothing was left to erase."
 
-    print_each(
-        ids, lambda each: client.erase(each, "all" if all_texts else list(texts)), said, fields
-    )
+def _erase_matching(client: Client, body: dict[str, Any], fields: Fields | None) -> None:
+    """Erase texts of the jobs that match, and print what came of each. The exit status is 1 if one was refused."""
+    matched, refused = 0, False
+    for step in client.erase_matching(body):
+        matched += step["matched"]
+        for erased in step["erased"]:
+            if fields:
+                fields.print(erased, lines=True)
+            else:
+                click.echo(_said_of_each(erased))
+        for each in step["refused"]:
+            refused = True
+            fail(each["message"]).show()
+    if not matched:
+        click.echo("No job matches.", err=True)
+    if refused:
+        click.get_current_context().exit(ExitStatus.FAILED)
+
+
+def _said(erased: dict[str, Any]) -> str:
+    pointers = [f"{pointer} is erased." for pointer in erased["erased"]]
+    return "\n".join(pointers) or "Nothing was left to erase."
+
+
+def _said_of_each(erased: dict[str, Any]) -> str:
+    number = len(erased["erased"])
+    if not number:
+        return f"{erased['id']}: Nothing was left to erase."
+    return f"{erased['id']}: {count(number, 'text')} {'is' if number == 1 else 'are'} erased."
+
+
+def _matching(owner: str | None, metadata: tuple[str, ...]) -> dict[str, Any]:
+    """Return the members of a request's body that say which jobs are meant.
+
+    Raises:
+        UsageError: a pair of metadata is none.
+    """
+    pairs: dict[str, str] = {}
+    for item in metadata:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise click.UsageError(f"--metadata should be KEY=VALUE, not {item!r}.")
+        pairs[key] = value
+    return {"metadata": pairs} if owner is None else {"metadata": pairs, "owner": owner}
 
 
 @click.command(cls=Command)
@@ -108,20 +147,12 @@ def delete(
         raise click.UsageError(
             "Give either IDs, or --owner or --metadata, and --dry-run with these."
         )
-    metadata: dict[str, str] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise click.UsageError(f"--metadata should be KEY=VALUE, not {pair!r}.")
-        metadata[key] = value
+    body = _matching(owner, pairs)
     if job_ids:
         if not yes:
             click.confirm(f"Delete {count(len(job_ids), 'job')}?", abort=True, err=True)
         print_each(job_ids, client.delete, lambda job: f"{job['id']} is deleted.", fields)
         return
-    body: dict[str, Any] = {"metadata": metadata}
-    if owner is not None:
-        body["owner"] = owner
     if dry_run or not yes:
         matched = client.delete_matching({**body, "dry_run": True})
         if dry_run:

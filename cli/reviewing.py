@@ -75,16 +75,16 @@ def review(
 def queue(client: Client, /, fields: Fields | None, **options: str | int | None) -> None:
     """List jobs to review next, with the ratings so far."""
     found = client.review_queue(_given(options))
+    if fields:
+        fields.print_each(found)
+        return
     columns = shutil.get_terminal_size((120, 24)).columns
     names_owners = len({job["owner"] for job in found}) > 1
     for job in found:
-        if fields:
-            fields.print(job, lines=True)
-            continue
         click.echo(row(job, columns, names_owners=names_owners))
         for verdict in job["verdicts"]:
             say(f"    {verdict['reviewer']}: {_ratings(verdict)}")
-    if not found and not fields:
+    if not found:
         click.echo("There is nothing to review.", err=True)
 
 

@@ -21,7 +21,7 @@ MOST = 1000
 
 
 @click.command(cls=Command)
-@json_fields("System", "ready")
+@json_fields("SystemState", "ready")
 @server
 def command(client: Client, /, fields: Fields | None) -> None:
     """Show what runs: the web, the workers with their models, the queue and the log.

@@ -177,8 +177,11 @@ def log_key(settings: Settings, /, rotate: bool, origin: str | None, fields: Fie
         keys = proving.list_keys(database)
     if not keys:
         raise ExpectedError("the log has no key yet: it gets one when the first job has ended")
+    if fields:
+        fields.print_each({"public_key": str(key)} for key in reversed(keys))
+        return
     for key in reversed(keys):
-        _print_key(key, fields)
+        click.echo(str(key))
 
 
 @click.command("new-log", cls=Command)
@@ -195,10 +198,7 @@ def new_log(settings: Settings, /, fields: Fields | None) -> None:
 
     signing = log_signing.Signing.of(settings.log_key, settings.log_origin)
     with open_database(settings) as database:
-        _print_key(log_signing.begin_new_log(database, signing), fields)
-
-
-def _print_key(key: Verifier, fields: Fields | None) -> None:
+        key = log_signing.begin_new_log(database, signing)
     if fields:
         fields.print({"public_key": str(key)}, lines=True)
     else:

@@ -21,6 +21,7 @@ from jobs import demo_model, web_address
 from jobs.program import PROGRAM, exit_at_once
 from jobs.settings import DATA_DIR_MODE, Settings
 from jobs.stop_signals import STOP_SIGNALS, StopSignals
+from worker.checkpoints.references import check_folders
 
 log = logging.getLogger(__name__)
 
@@ -133,10 +134,12 @@ def check_installed(settings: Settings) -> None:
 
     Raises:
         ExpectedError: a package is not installed.
+        CheckpointError: a folder of the settings is not there.
     """
     if settings.redis_url is None:
         embedded_redis.find_program()
     if settings.engine != "openai":
+        check_folders(settings)
         for name in ("torch", "transformers", "peft"):
             if importlib.util.find_spec(name) is None:
                 raise ExpectedError(

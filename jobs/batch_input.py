@@ -15,7 +15,7 @@ from jobs import transient
 from jobs.database import Database
 from jobs.jsonl import Line, read_lines
 from jobs.protocol import batch_lines
-from jobs.protocol.conversation import earlier_turns
+from jobs.protocol.conversation import resolve
 from jobs.protocol.errors import (
     ErrorKind,
     InvalidRequestError,
@@ -133,7 +133,7 @@ class BatchInput:
         data = batch_lines.parse_line(_without_mark(line.text, number))
         body = batch_lines.body_of(data, batch.endpoint)
         request = batch_lines.to_request(body, batch.endpoint, batch.chat_context)
-        turns = earlier_turns(request, self._database, batch.owner)
+        request, turns = resolve(request, self._database, batch.owner)
         job = new_job(request, self._tokens, turns)
         return replace(job, batch_id=batch.id, custom_id=custom_id)
 

@@ -64,6 +64,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--storm", type=float, default=15.0, metavar="SECONDS", help="how long the storm rages"
     )
     parser.addoption("--storm-seed", type=int, default=1, help="what happens in it")
+    parser.addoption(
+        "--orders",
+        type=int,
+        default=15,
+        metavar="N",
+        help="orders of events that test_any_order tries",
+    )
 
 
 @pytest.fixture(scope="session")

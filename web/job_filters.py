@@ -21,6 +21,8 @@ METADATA = "metadata."
 #: The query parameters of `exported` besides ``metadata.KEY``: which jobs.
 FILTERS = (
     "adapter",
+    "batch",
+    "critique_rating",
     "key",
     "max_changed",
     "max_duration",
@@ -31,14 +33,16 @@ FILTERS = (
     "owner",
     "q",
     "rating",
+    "reviewer",
     "since",
     "status",
+    "tag",
     "until",
     "worker",
 )
 #: The query parameters of `list_request`, which also say which page.
 PARAMETERS = tuple(sorted((*FILTERS, "after", "limit", "order")))
-#: What `rating` may be: the last rating of the regeneration.
+#: What `rating` and `critique_rating` may be: the last rating of the regeneration, and of the critique.
 RATINGS = {"any": RATED, "none": None, "-1": -1, "0": 0, "1": 1, "+1": 1}
 MAX_ATTEMPTS = 1000
 MAX_DURATION = 10**9
@@ -92,6 +96,7 @@ def _filters() -> Filters:
         query=_parsed(text) if text else None,
         adapter=query.given("adapter"),
         key=query.given("key"),
+        batch=query.given("batch"),
         model=model(),
         worker=query.given("worker"),
         metadata={
@@ -99,7 +104,10 @@ def _filters() -> Filters:
             for name, value in request.args.items()
             if name.startswith(METADATA)
         },
-        rating=_rating(),
+        rating=_rating("rating"),
+        critique_rating=_rating("critique_rating"),
+        reviewer=query.given("reviewer"),
+        tag=query.given("tag"),
         min_attempts=attempts if query.given("min_attempts") else None,
         min_changed=min_changed,
         max_changed=max_changed,
@@ -160,10 +168,10 @@ def selected() -> list[str] | None:
     return ids
 
 
-def _rating() -> int | None:
-    if request.args.get("rating") == " 1":
+def _rating(name: str) -> int | None:
+    if request.args.get(name) == " 1":
         return 1  # `+1` of a client that does not escape the plus sign.
-    rating = query.choice("rating", "", tuple(RATINGS))
+    rating = query.choice(name, "", tuple(RATINGS))
     return RATINGS[rating] if rating else ANY
 
 

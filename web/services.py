@@ -21,12 +21,14 @@ from jobs.use_cases import (
     cancellation,
     deletion,
     erasing,
+    erasing_jobs,
     pausing,
     queries,
     retrying,
     submission,
 )
-from jobs.use_cases.deletion import Step
+from jobs.use_cases.erasing_jobs import ErasedJobs
+from jobs.use_cases.matching import Step
 from jobs.use_cases.owners import narrow
 from jobs.use_cases.requests import Keyed
 from jobs.use_cases.submission import JobRequest, NewJob
@@ -174,6 +176,37 @@ class Services:
         )
         self.progress.forget(job_id)
         return erased
+
+    def erase_matching(
+        self,
+        owner: str | None,
+        metadata: dict[str, str],
+        texts: Sequence[str] | None,
+        *,
+        after: str | None,
+        dry_run: bool,
+        keyed: Keyed | None = None,
+    ) -> ErasedJobs:
+        """Erase texts of jobs that the current request may change; see `erasing_jobs.erase_matching`."""
+        caller = get_caller()
+        any_meant, whose = narrow(caller.changeable_owner, owner)
+        if not any_meant:
+            return ErasedJobs(0)
+        step = erasing_jobs.erase_matching(
+            self.database,
+            whose,
+            metadata,
+            history,
+            texts,
+            after=after,
+            erased_by=caller.owner,
+            key_id=caller.key_id,
+            dry_run=dry_run,
+            keyed=keyed,
+        )
+        for job_id in step.erased:
+            self.progress.forget(job_id)
+        return step
 
 
 def get_services() -> Services:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from jobs.database import Database
 from jobs.database_engine import begin
 from jobs.ids import new_id
-from jobs.models import Attempt, AttemptStatus, Job, Rollup, Status
+from jobs.models import Attempt, AttemptStatus, Job, Review, Rollup, Status
 from jobs.pipeline import DEFAULT_SYSTEM, Role, prompt, stages
 from jobs.statements import documents
 from jobs.statements.rollups import ALL_OWNERS
@@ -28,6 +28,8 @@ from jobs.use_cases.workers import Runtime
 TEMPLATES = 1000
 #: Days that the history covers.
 DAYS = 200
+#: One in so many jobs has a review. The copies have its terms in the index, and not the review itself.
+REVIEWED = 20
 #: Jobs of one transaction.
 CHUNK = 50_000
 OWNERS = 10
@@ -107,6 +109,7 @@ def _remove_templates(connection: sa.Connection, job_ids: Sequence[str]) -> None
             ("search_documents", "job_id"),
             ("attempts", "job_id"),
             ("jobs", "id"),
+            ("reviews", "job_id"),
         ):
             connection.exec_driver_sql(
                 f"DELETE FROM {table} WHERE {column} = '{job_id}'"  # noqa: S608 (of our own words)
@@ -247,6 +250,21 @@ def _template(
         lease_token=3,
         **common,
     )
+    reviews = []
+    if number % REVIEWED == 9:
+        job.rating = 1
+        reviews.append(
+            Review(
+                id=new_id("rev_"),
+                job_id=job_id,
+                number=0,
+                reviewer=f"reviewer-{number // REVIEWED % 2}",
+                critique=number // REVIEWED % 3 - 1,
+                regeneration=1,
+                tags=["checked"],
+                created_at=now,
+            )
+        )
     attempts = []
     for stage in stages():
         index, role = stage.index, stage.role
@@ -278,7 +296,7 @@ def _template(
             )
             for try_ in ((1, 2) if again else (1,))
         ]
-    return [job, *attempts]
+    return [job, *attempts, *reviews]
 
 
 def _copy(

@@ -10,6 +10,8 @@ import httpx2
 from cli.checks.findings import Finding, Findings, error, ok, warning
 from jobs.http_clients import make_client
 from jobs.settings import Settings
+from worker.checkpoints.errors import CheckpointError
+from worker.checkpoints.references import BASE_SETTING, find_folder, references
 from worker.remote.description import Listed
 
 TIMEOUT = 5.0
@@ -24,11 +26,8 @@ def check(settings: Settings) -> Findings:
         for url in settings.engine_url:
             yield _engine_server(settings, url)
         return
-    references = {"HELIXQ_BASE_MODEL": settings.base_model} | {
-        f"HELIXQ_ADAPTERS ({role})": reference for role, reference in settings.adapters.items()
-    }
-    for setting, reference in references.items():
-        name = "config.json" if setting == "HELIXQ_BASE_MODEL" else "adapter_config.json"
+    for setting, reference in references(settings).items():
+        name = "config.json" if setting == BASE_SETTING else "adapter_config.json"
         yield _checkpoint(setting, reference, name)
 
 
@@ -59,15 +58,13 @@ def _engine_server(settings: Settings, url: str) -> Finding:
 
 
 def _checkpoint(setting: str, reference: str, config: str) -> Finding:
-    folder = Path(reference).expanduser()
-    if not folder.is_dir():
-        # Imported here since they are slow.
+    try:
+        folder = find_folder(reference, setting)
+    except CheckpointError as problem:
+        return error(f"{problem}: correct the setting")
+    if folder is None:
+        # Imported here since it is slow.
         from huggingface_hub import try_to_load_from_cache
-
-        from worker.checkpoints.hub import is_hub_id
-
-        if not is_hub_id(reference):
-            return error(f"{setting}: there is no folder {reference}: correct the setting")
 
         repo, _, revision = reference.partition("@")
         cached = try_to_load_from_cache(repo, config, revision=revision or None)

@@ -217,6 +217,12 @@ class Job(Base):
         return "question" if self.turns is None else "turns"
 
     @property
+    def critique_rating(self) -> int | None:
+        """The rating of the critique in the last review that has one; `reviews` are loaded."""
+        given = [each.critique for each in self.reviews if each.critique is not None]
+        return given[-1] if given else None
+
+    @property
     def has_lost_texts(self) -> bool:
         """Whether a text of the job itself was erased, and not only one of its reviews."""
         return any(not pointer.startswith("/reviews/") for pointer in self.erased or ())

@@ -28,7 +28,8 @@ class SearchDocument(Base):
     changed: Mapped[float | None]
     #: Seconds from the job's acceptance to its end.
     duration: Mapped[float]
-    #: ``adapters``: ``name`` and ``digest`` of each. ``workers``: ``id`` and ``host`` of each.
+    #: ``adapters``: ``name`` and ``digest`` of each. ``workers``: ``id`` and ``host`` of each. ``critique_rating``: the
+    #: last one.
     details: Mapped[dict[str, Any]]
     #: The terms of the index, each once, with a space between them.
     terms: Mapped[str] = mapped_column(sa.Text, deferred=True, deferred_raiseload=True)

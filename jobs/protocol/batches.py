@@ -20,6 +20,19 @@ from jobs.use_cases.batches import NewBatch
 from jobs.use_cases.requests import Keyed
 
 _WINDOW = "24h"
+#: What a batch does not have when it is accepted.
+_UNSET_AT_FIRST = (
+    "errors",
+    "output_file_id",
+    "error_file_id",
+    "in_progress_at",
+    "finalizing_at",
+    "completed_at",
+    "failed_at",
+    "expired_at",
+    "cancelling_at",
+    "cancelled_at",
+)
 
 
 class CreateBatch(RequestObject):
@@ -75,6 +88,17 @@ def no_input(file_id: str) -> InvalidRequestError:
     )
 
 
+def accepted_batch_object(batch: Batch) -> dict[str, Any]:
+    """Return the Batch object of a batch as it was accepted: before any of its lines was read."""
+    return {
+        **batch_object(batch),
+        "status": BatchStatus.VALIDATING.value,
+        **dict.fromkeys(_UNSET_AT_FIRST),
+        "request_counts": _counts(0, 0, 0),
+        "usage": _usage(0, 0, 0),
+    }
+
+
 def batch_object(batch: Batch) -> dict[str, Any]:
     """Return the Batch object of a batch."""
     ended = batch.ended_at is not None
@@ -102,17 +126,21 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         "expired_at": ended_as(BatchStatus.EXPIRED),
         "cancelling_at": timestamp(batch.cancelling_at),
         "cancelled_at": ended_as(BatchStatus.CANCELLED),
-        "request_counts": {
-            "total": batch.total,
-            "completed": batch.completed,
-            "failed": batch.failed,
-        },
-        "usage": {
-            "input_tokens": batch.input_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": batch.output_tokens,
-            "output_tokens_details": {"reasoning_tokens": batch.reasoning_tokens},
-            "total_tokens": batch.input_tokens + batch.output_tokens,
-        },
+        "request_counts": _counts(batch.total, batch.completed, batch.failed),
+        "usage": _usage(batch.input_tokens, batch.output_tokens, batch.reasoning_tokens),
         "metadata": batch.metadata_,
+    }
+
+
+def _counts(total: int, completed: int, failed: int) -> dict[str, int]:
+    return {"total": total, "completed": completed, "failed": failed}
+
+
+def _usage(input_tokens: int, output_tokens: int, reasoning_tokens: int) -> dict[str, Any]:
+    return {
+        "input_tokens": input_tokens,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
+        "total_tokens": input_tokens + output_tokens,
     }

@@ -8,11 +8,10 @@ import math
 from typing import Any, NoReturn
 
 from jobs.protocol.errors import InvalidRequestError
+from jobs.tlog.canonical import MAX_INTEGER
 
 #: The maximum number of arrays and objects within each other.
 MAX_DEPTH = 100
-#: Parameters for which 1 and 1.0 are the same value.
-_FLOATS = ("temperature", "top_p")
 
 
 class NotFiniteError(ValueError):
@@ -26,7 +25,9 @@ class RepeatedNameError(ValueError):
 def loads(text: bytes, *, unique_names: bool = False) -> Any:
     """Parse what a client sent as JSON.
 
-    Python's parser takes ``NaN`` and ``Infinity``, which are no JSON, and reads ``1e400`` as infinity.
+    Python's parser takes ``NaN`` and ``Infinity``, which are no JSON, and reads ``1e400`` as infinity. It also
+    distinguishes 100.0 from 100, as JSON does not: encoders of several languages write all numbers with a
+    fraction. Here a number without one is an int, however it is written, up to ±`MAX_INTEGER`.
 
     Args:
         text: to parse.
@@ -39,7 +40,7 @@ def loads(text: bytes, *, unique_names: bool = False) -> Any:
     """
     pairs_hook = _unique if unique_names else None
     return json.loads(
-        text, parse_constant=_not_finite, parse_float=_finite, object_pairs_hook=pairs_hook
+        text, parse_constant=_not_finite, parse_float=_number, object_pairs_hook=pairs_hook
     )
 
 
@@ -58,9 +59,11 @@ def _not_finite(text: str) -> NoReturn:
     raise NotFiniteError(f"{text[:20]} is not a number in JSON")
 
 
-def _finite(text: str) -> float:
+def _number(text: str) -> float:
     number = float(text)
-    return number if math.isfinite(number) else _not_finite(text)
+    if not math.isfinite(number):
+        _not_finite(text)
+    return int(number) if number.is_integer() and abs(number) <= MAX_INTEGER else number
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -97,9 +100,6 @@ def digest(data: dict[str, Any]) -> str:
         data: a parsed body.
     """
     parameters = {name: value for name, value in data.items() if value is not None}
-    for name in _FLOATS:
-        if type(parameters.get(name)) is int:
-            parameters[name] = float(parameters[name])
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
 
 

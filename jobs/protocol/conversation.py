@@ -1,4 +1,7 @@
-"""The turns before a question, for requests that ask for them: ``context: turns``, or a previous response."""
+"""What a request refers to: items of earlier responses, and the turns before its question.
+
+Turns are for requests that ask for them: ``context: turns``, or a previous response.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from jobs.models import AttemptStatus, Job, Status
 from jobs.pipeline import Turn
 from jobs.protocol.errors import InvalidRequestError, invalid_value
 from jobs.protocol.items import ItemReference, Message
-from jobs.protocol.request import CreateResponse
+from jobs.protocol.request import CreateResponse, refers_to_input
+from jobs.protocol.validation import check_question
 from jobs.use_cases import queries
 
 #: The maximum number of responses that references of one request may name.
@@ -20,10 +24,16 @@ MAX_REFERENCED = 100
 _MESSAGE_ID = re.compile(r"msg_regenerator_(\d)_([0-9a-z]{1,32})(?:_(\d{1,9}))?(?:_\d{1,9})?")
 #: The ids of what was asked; see `jobs.protocol.input_items.input_item_list`.
 _INPUT_ID = re.compile(r"msg_input_(\d{1,6})_([0-9a-z]{1,32})")
+#: What the last message of a role is where the question alone is asked.
+_PARTS = {"user": "question", "system": "system prompt", "developer": "system prompt"}
 
 
-def earlier_turns(request: CreateResponse, database: Database, owner: str) -> list[Turn] | None:
-    """Return the turns before the question: those of the previous response, then those of the input.
+def resolve(
+    request: CreateResponse, database: Database, owner: str
+) -> tuple[CreateResponse, list[Turn] | None]:
+    """Return a request with the messages that its references name, and the turns before its question.
+
+    References to answers stay: they are turns, and nothing else.
 
     Args:
         request: a valid one.
@@ -31,14 +41,42 @@ def earlier_turns(request: CreateResponse, database: Database, owner: str) -> li
         owner: of the earlier responses.
 
     Returns:
-        None if the context is the question alone.
+        no turns but None if the context is the question alone.
 
     Raises:
-        InvalidRequestError: there is no such earlier response, or it has no answer.
+        InvalidRequestError: there is no such earlier response or item, or it has no answer; or the question that a
+            reference names is empty.
     """
-    if not request.asks_turns:
-        return None
     responses = _Responses(database, owner)
+    if request.refers_to_input:
+        request = _with_messages(request, responses)
+        check_question(request, "input")
+    return request, _earlier_turns(request, responses) if request.asks_turns else None
+
+
+def _with_messages(request: CreateResponse, responses: _Responses) -> CreateResponse:
+    """Return a request with the input items that it refers to in the place of the references.
+
+    Where the question alone is asked, they are looked up from the last one on until it and the system prompt are known.
+    """
+    items = [*request.input]
+    missing = {"question"} if request.instructions is not None else {"question", "system prompt"}
+    for number, item in reversed([*enumerate(items)]):
+        if not missing and not request.asks_turns:
+            break
+        if isinstance(item, ItemReference) and refers_to_input(item):
+            param = f"input.{number}.id"
+            found = responses.asked(item.id, param)
+            if found is not None:
+                items[number] = item = found
+            elif request.asks_turns or "question" in missing:
+                raise _not_found(item.id, param)
+        if isinstance(item, Message) and item.role in _PARTS:
+            missing.discard(_PARTS[item.role])
+    return request.model_copy(update={"input": items})
+
+
+def _earlier_turns(request: CreateResponse, responses: _Responses) -> list[Turn]:
     turns = []
     if request.previous_response_id is not None:
         turns += responses.conversation(request.previous_response_id)
@@ -54,6 +92,14 @@ def earlier_turns(request: CreateResponse, database: Database, owner: str) -> li
 
 def _is_user(item: object) -> bool:
     return isinstance(item, Message) and item.role == "user"
+
+
+def _not_found(item_id: str, param: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"There is no item with the id {item_id!r}. Send the item itself.",
+        code="item_not_found",
+        param=param,
+    )
 
 
 class _Responses:
@@ -99,20 +145,14 @@ class _Responses:
         ]
 
     def referenced(self, item_id: str, param: str) -> list[Turn]:
-        """Return the message that an item reference names; nothing for what is no turn, such as a draft."""
+        """Return the answer that an item reference names; nothing for what is no turn, such as a draft."""
         if item_id.startswith("rs_"):
             return []
         turns = None
         if match := _MESSAGE_ID.fullmatch(item_id):
             turns = self._answer(f"resp_{match[2]}", int(match[1]), int(match[3] or 1), param)
-        elif match := _INPUT_ID.fullmatch(item_id):
-            turns = self._asked(f"resp_{match[2]}", int(match[1]), param)
         if turns is None:
-            raise InvalidRequestError(
-                f"There is no item with the id {item_id!r}. Send the item itself.",
-                code="item_not_found",
-                param=param,
-            )
+            raise _not_found(item_id, param)
         return turns
 
     def _answer(self, job_id: str, round_: int, run: int, param: str) -> list[Turn] | None:
@@ -127,17 +167,17 @@ class _Responses:
                 return [Turn("assistant", attempt.output or "")]
         return None
 
-    def _asked(self, job_id: str, number: int, param: str) -> list[Turn] | None:
-        job = self._find(job_id, param, with_input=True)
-        if job is None:
+    def asked(self, item_id: str, param: str) -> Message | None:
+        """Return the message of an earlier response's input that an item reference names; None if there is none."""
+        match = _INPUT_ID.fullmatch(item_id)
+        job = match and self._find(f"resp_{match[2]}", param, with_input=True)
+        if not match or not job:
             return None
         items = job.input_items or [{"role": "user", "content": job.question}]
-        if number >= len(items):
+        number = int(match[1])
+        if number >= len(items) or "role" not in items[number]:
             return None
-        if items[number].get("role") not in ("user", "assistant"):
-            return []
-        message = Message.model_validate(items[number])
-        return [Turn("user" if message.role == "user" else "assistant", message.text)]
+        return Message.model_validate(items[number])
 
     def _find(self, job_id: str, param: str, *, with_input: bool = False) -> Job | None:
         """Return a job that a reference may name; None if there is none, or if texts of it were erased."""

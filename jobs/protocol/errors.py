@@ -33,8 +33,8 @@ from jobs.errors import (
     TooManyBatchesError,
     UserError,
 )
-from jobs.use_cases.deletion import DeletionCursorError
 from jobs.use_cases.deliveries import DeliveryNotFoundError, EndpointDisabledError
+from jobs.use_cases.matching import StepCursorError
 from jobs.use_cases.webhooks import EndpointError, EndpointNotFoundError
 
 
@@ -214,7 +214,7 @@ def translate(error: Exception) -> ProtocolError:
             return ConflictError(str(error), code="erased")
         case TextNotFoundError():
             return InvalidRequestError(str(error), code="no_such_text", param="texts")
-        case DeletionCursorError():
+        case StepCursorError():
             return invalid_value("after", str(error))
         case NotEndedError():
             return TooEarlyError(str(error), code="not_ended")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jobs.models import Attempt, Erasure, Job, Review
+from jobs.models import Attempt, Erasure, Job, Review, Status
 from jobs.pipeline import Role, sampling_values
 from jobs.search.query import Node
 from jobs.search.snippets import Highlighter, Snippet
@@ -91,6 +91,12 @@ def summary(job: Job) -> dict[str, Any]:
     }
 
 
+def accepted(job: Job) -> dict[str, Any]:
+    """Return what a list of histories said about a job when it was accepted."""
+    unset = ("model", "started_at", "finished_at", "erased_at", "rating", "error")
+    return {**summary(job), "status": Status.QUEUED.value, "run": 1, **dict.fromkeys(unset)}
+
+
 def page(jobs: list[Listed], query: Node | None) -> list[dict[str, Any]]:
     """Return a page of a list of histories.
 
@@ -106,6 +112,7 @@ def _listed(listed: Listed, highlighter: Highlighter | None) -> dict[str, Any]:
     job, document, _ = listed
     return {
         **summary(job),
+        "critique_rating": document and document.details.get("critique_rating"),
         "max_attempts": document and document.attempts,
         "changed": None
         if document is None or document.changed is None

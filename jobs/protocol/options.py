@@ -98,7 +98,7 @@ class Neutral:
         kind = _TYPES.get(described.get("type", ""))
         if kind and "enum" in described:
             described["enum"] = [value for value in described["enum"] if type(value) in kind]
-        return _without_containers(described)
+        return _nameable(described)
 
 
 #: The schemas of values that are empty, by type.
@@ -108,15 +108,16 @@ _EMPTY: dict[type, dict[str, Any]] = {
 }
 
 
-def _without_containers(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema whose ``enum`` has no arrays and objects, and values of one type.
-
-    Generators of clients cannot name others.
-    """
+def _nameable(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema whose ``enum`` has texts alone: generators of clients cannot name other values."""
     kind, values = schema.get("type"), schema.get("enum", [])
     rest = {name: value for name, value in schema.items() if name != "enum"}
     if kind is None and len({type(value) for value in values}) > 1:
         return {**rest, "anyOf": [_EMPTY.get(type(value), {"const": value}) for value in values]}
+    if kind == "boolean" and values == [False]:
+        return {**rest, "not": {"const": True}}
+    if kind in ("integer", "number") and len(values) == 1:
+        return {**rest, "minimum": values[0], "maximum": values[0]}
     if kind not in ("array", "object") or not values:
         return schema
     if kind == "object":

@@ -15,10 +15,14 @@ MAX_TEXTS = 1000
 _Owner = Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=r"^[^\x00]+$")]
 
 
+#: JSON pointers into the history.
+_Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)] | Literal["all"]
+
+
 class EraseTexts(RequestObject):
     """The body of ``POST /api/jobs/{id}/erase``."""
 
-    texts: Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)] | Literal["all"]
+    texts: _Texts
 
 
 class DeleteJobs(RequestObject):
@@ -28,3 +32,9 @@ class DeleteJobs(RequestObject):
     metadata: dict[str, str] | None = None
     dry_run: bool = False
     after: str | None = None
+
+
+class EraseJobs(DeleteJobs):
+    """The body of ``POST /api/jobs/erase``."""
+
+    texts: _Texts

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from jobs import pipeline
 from jobs.protocol.base import RequestObject
-from jobs.protocol.items import Input, Message, text_or_list
+from jobs.protocol.items import Input, ItemReference, Message, text_or_list
 from jobs.protocol.options import CommonOptions, ResponseOptions
 
 #: What comes before the question in the prompts: nothing, or the turns before it.
@@ -69,6 +69,11 @@ class CreateResponse(CommonParameters, ResponseOptions):
         return tuple(filter(None, strings))
 
     @property
+    def refers_to_input(self) -> bool:
+        """Whether the input refers to what was asked earlier, which may be the question or the system prompt."""
+        return not isinstance(self.input, str) and any(map(refers_to_input, self.input))
+
+    @property
     def messages(self) -> list[Message]:
         """The messages of the input; none if it is a text."""
         if isinstance(self.input, str):
@@ -101,6 +106,11 @@ class CreateResponse(CommonParameters, ResponseOptions):
             (m.text for m in reversed(self.messages) if m.role in ("system", "developer")),
             pipeline.DEFAULT_SYSTEM,
         )
+
+
+def refers_to_input(item: object) -> bool:
+    """Return whether an item of the input refers to one of an earlier response's input; see `input_item_list`."""
+    return isinstance(item, ItemReference) and item.id.startswith("msg_input_")
 
 
 def supported(request: type[CommonParameters], options: type[CommonOptions]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from jobs.protocol import options
 from jobs.protocol.chat_request import CHAT_SUPPORTED, CreateChatCompletion
 from jobs.protocol.errors import InvalidRequestError, invalid_value
-from jobs.protocol.items import UNIONS, without_nulls
+from jobs.protocol.items import UNIONS, ItemReference, Message, without_nulls
 from jobs.protocol.request import SUPPORTED, CreateResponse
 from jobs.protocol.served_models import check_model
 
@@ -65,6 +65,22 @@ def validate_response(request: CreateResponse, *, param: str) -> CreateResponse:
     """
     if request.model is not None:
         check_model(request.model)
+    if not request.refers_to_input:  # Otherwise it is checked once the references are resolved.
+        check_question(request, param)
+    check_metadata(request.metadata)
+    return request
+
+
+def check_question(request: CreateResponse, param: str) -> None:
+    """Check that a request has a question, and has it where its context needs it.
+
+    Args:
+        request: without references to the input of earlier responses.
+        param: the parameter that has the question: ``input`` or ``messages``.
+
+    Raises:
+        InvalidRequestError: it is not so.
+    """
     if not request.question.strip():
         raise InvalidRequestError(
             f"The question is empty. `{param}` must be {_FORMS[param]} of which the last one with the "
@@ -72,9 +88,7 @@ def validate_response(request: CreateResponse, *, param: str) -> CreateResponse:
             code="empty_input",
             param=param,
         )
-    check_metadata(request.metadata)
     _check_context(request, param)
-    return request
 
 
 def check_metadata(metadata: dict[str, str] | None) -> None:
@@ -116,10 +130,9 @@ def parse(
 
 def _check_context(request: CreateResponse, param: str) -> None:
     if request.asks_turns:
-        last = next(
-            (m for m in reversed(request.messages) if m.role in ("user", "assistant")), None
-        )
-        if last is not None and last.role != "user":
+        items = [] if isinstance(request.input, str) else request.input
+        role = next((role for item in reversed(items) if (role := _role_of_turn(item))), "user")
+        if role != "user":
             raise invalid_value(
                 param, "With `context: turns`, the last message must have the role `user`."
             )
@@ -130,6 +143,15 @@ def _check_context(request: CreateResponse, param: str) -> None:
             code="unsupported_parameter",
             param="previous_response_id",
         )
+
+
+def _role_of_turn(item: object) -> str | None:
+    """Return whose turn an item is; None for what is no turn. A reference to no input is one to an answer or a draft."""
+    if isinstance(item, ItemReference):
+        return None if item.id.startswith("rs_") else "assistant"
+    if isinstance(item, Message) and item.role in ("user", "assistant"):
+        return item.role
+    return None
 
 
 def _check_unicode(data: dict[str, Any]) -> None:

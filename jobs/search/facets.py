@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 
-from jobs.search.query import Node, Term
+from jobs.enums import RATED
+from jobs.search.query import Node, Not, Or, Term
 
 #: Ratings as parts of terms.
-_RATINGS = {None: "none", -1: "worse", 0: "same", 1: "better"}
+_RATINGS = {-1: "worse", 0: "same", 1: "better"}
 #: Larger numbers of attempts have the terms of this one.
 MAX_ATTEMPTS = 8
 #: The buckets of a changed share, and the powers of two of the buckets of a duration in seconds.
@@ -28,14 +29,17 @@ def term(facet: str, *values: str) -> str:
     return f"_{facet}_{hashlib.blake2b(joined, digest_size=8).hexdigest()}"
 
 
-def rating_term(rating: int | None) -> str:
-    """Return the term of a job's last rating."""
-    return f"_rating_{_RATINGS[rating]}"
+def rating_term(facet: str, rating: int) -> str:
+    """Return the term of a job's last rating of one kind."""
+    return f"_{facet}_{_RATINGS[rating]}"
 
 
-def rated_terms() -> list[str]:
-    """Return the terms of the jobs that have a rating."""
-    return [rating_term(rating) for rating in _RATINGS if rating is not None]
+def rated(facet: str, rating: int | None) -> Node:
+    """Return the query for jobs by their last rating of one kind: its value, `RATED` for any, None for no rating."""
+    if rating in _RATINGS:
+        return Term(rating_term(facet, rating))
+    any_rating = Or(tuple(Term(rating_term(facet, each)) for each in _RATINGS))
+    return any_rating if rating == RATED else Not(any_rating)
 
 
 def attempts_terms(attempts: int) -> list[str]:

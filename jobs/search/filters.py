@@ -50,6 +50,8 @@ class Filters:
     adapter: str | None = None
     #: The id of the API key that submitted the job.
     key: str | None = None
+    #: The id of the batch that the job answers a line of.
+    batch: str | None = None
     #: As in `Job.model`.
     model: str | None = None
     #: Id or host of a worker that ran a stage.
@@ -65,17 +67,34 @@ class Filters:
     max_duration: float | None = None
     #: The last rating of the regeneration; None for jobs without one, `RATED` for those with any, `ANY` for all.
     rating: int | None = ANY
+    #: The same for the critique.
+    critique_rating: int | None = ANY
+    #: Who has reviewed the job.
+    reviewer: str | None = None
+    #: That a review of the job has.
+    tag: str | None = None
 
     @property
     def need_index(self) -> bool:
         """Whether the table of jobs has no index for them."""
         return (
-            bool(self.metadata) or self.key is not None or self.rating == RATED or self.need_ended
+            bool(self.metadata)
+            or self.key is not None
+            or self.batch is not None
+            or self.rating == RATED
+            or self.critique_rating != ANY
+            or self._need_documents
         )
 
     @property
     def need_ended(self) -> bool:
         """Whether only jobs that have ended can meet them."""
+        ratings = (self.rating, self.critique_rating)
+        return self._need_documents or any(rating not in (ANY, None) for rating in ratings)
+
+    @property
+    def _need_documents(self) -> bool:
+        """Whether there are some that only the index knows, which has jobs that have ended."""
         rest = (
             self.query,
             self.adapter,
@@ -86,6 +105,8 @@ class Filters:
             self.max_changed,
             self.min_duration,
             self.max_duration,
+            self.reviewer,
+            self.tag,
         )
         return any(value is not None for value in rest)
 
@@ -115,14 +136,13 @@ class Filters:
             parts.append(Or(tuple(terms)))
         if self.adapter is not None:
             parts.append(Or(tuple(Term(facets.term("adapter", name)) for name in adapters)))
-        for name in ("key", "model", "worker"):
+        for name in ("key", "batch", "model", "worker", "reviewer", "tag"):
             value = getattr(self, name)
             if value is not None:
                 parts.append(Term(facets.term(name, value)))
-        if self.rating == RATED:
-            parts.append(Or(tuple(map(Term, facets.rated_terms()))))
-        elif self.rating != ANY:
-            parts.append(Term(facets.rating_term(self.rating)))
+        for name in ("rating", "critique_rating"):
+            if getattr(self, name) != ANY:
+                parts.append(facets.rated(name, getattr(self, name)))
         parts += [Term(facets.term("metadata", *item)) for item in self.metadata.items()]
         if self.min_attempts is not None and self.min_attempts > 1:
             parts.append(facets.at_least(self.min_attempts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Collection
 
 import sqlalchemy as sa
@@ -10,7 +9,6 @@ import sqlalchemy as sa
 from jobs.database_clock import utcnow_once
 from jobs.models import Job
 from jobs.statements import deliveries, log, rollups
-from jobs.statements.job_lists import KEY, Place, cursor
 from jobs.statements.jobs import select_unlocked
 from jobs.statements.owners import is_owned
 from jobs.statements.rollups import Change
@@ -19,20 +17,6 @@ from jobs.statements.rollups import Change
 def delete(connection: sa.Connection, owner: str | None, job_id: str) -> bool:
     """Delete an owner's job with its attempts and webhooks; return whether there was one."""
     return bool(_delete(connection, sa.and_(Job.id == job_id, is_owned(Job.owner, owner))))
-
-
-def list_from(
-    connection: sa.Connection,
-    owner: str | None,
-    after: Place | None,
-    limit: int,
-) -> list[sa.Row[str, dt.datetime, dict[str, str]]]:
-    """Return id, time and metadata of an owner's jobs, the oldest first, after a place."""
-    columns = (Job.id, Job.created_at, Job.metadata_.label("pairs"))
-    query = sa.select(*columns).where(is_owned(Job.owner, owner))
-    if after is not None:
-        query = query.where(cursor(after) < KEY)
-    return list(connection.execute(query.order_by(Job.created_at, Job.id).limit(limit)))
 
 
 def delete_all(connection: sa.Connection, job_ids: Collection[str]) -> int:

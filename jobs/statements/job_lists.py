@@ -121,9 +121,13 @@ def list_unfinished(
     *,
     newest_first: bool,
     limit: int,
-) -> list[sa.Row[str, dt.datetime, str | None, dict[str, str]]]:
-    """Return id, time of creation, API key and metadata (``pairs``) of jobs with some statuses, up to ``limit`` in order."""
-    columns = (Job.id, Job.created_at, Job.key_id, Job.metadata_.label("pairs"))
+) -> list[sa.Row[str, dt.datetime, str | None, str | None, dict[str, str]]]:
+    """Return jobs with some statuses, up to ``limit`` in order.
+
+    Returns:
+        id, time of creation, API key, batch and metadata (``pairs``) of each.
+    """
+    columns = (Job.id, Job.created_at, Job.key_id, Job.batch_id, Job.metadata_.label("pairs"))
     # As in `_select_page`.
     pages = (
         sa.select(*columns)
@@ -135,6 +139,20 @@ def list_unfinished(
     )
     rows = connection.execute(sa.union_all(*(sa.select(page) for page in pages))).all()
     return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=newest_first)[:limit]
+
+
+def list_from(
+    connection: sa.Connection,
+    owner: str | None,
+    after: Place | None,
+    limit: int,
+) -> list[sa.Row[str, dt.datetime, dict[str, str]]]:
+    """Return id, time and metadata (``pairs``) of an owner's jobs, the oldest first, after a place."""
+    columns = (Job.id, Job.created_at, Job.metadata_.label("pairs"))
+    query = sa.select(*columns).where(is_owned(Job.owner, owner))
+    if after is not None:
+        query = query.where(cursor(after) < KEY)
+    return list(connection.execute(query.order_by(Job.created_at, Job.id).limit(limit)))
 
 
 def find_last(connection: sa.Connection, filters: IndexedFilters) -> Place | None:

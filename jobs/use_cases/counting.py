@@ -29,10 +29,7 @@ def counted(job: Job, changed: float | None) -> Counted:
         duration=_between(job.created_at, job.finished_at),
         changed=None if changed is None else round(changed * MILLION),
         regeneration=job.rating,
-        critique=next(
-            (r.critique for r in reversed(job.reviews) if r.critique is not None),
-            None,
-        ),
+        critique=job.critique_rating,
         reviews=len(job.reviews),
         corrected=sum(review.corrected_answer is not None for review in job.reviews),
         stages=tuple(

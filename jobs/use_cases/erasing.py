@@ -87,20 +87,21 @@ def erase(
         TextNotFoundError: the job has no text at a pointer.
         IdempotencyError: the key was used for a different request.
     """
-    lines = _find_lines(database, owner, job_id)
+    lines = find_lines(database, owner, job_id)
     with database.write_session() as session:
         connection = session.connection()
         before = requests.begin(connection, keyed)
-        _lock(connection, owner, job_id)
         if before is not None:
+            _lock(connection, owner, job_id)
             return list(before["erased"])
-        erased = _erase(session, job_id, describe, asked, lines, erased_by, key_id)
+        erased = erase_locked(session, owner, job_id, describe, asked, lines, erased_by, key_id)
         requests.end(connection, keyed, erased=erased)
         return erased
 
 
-def _erase(
+def erase_locked(
     session: Session,
+    owner: str | None,
     job_id: str,
     describe: Describe,
     asked: Sequence[str] | None,
@@ -108,8 +109,18 @@ def _erase(
     erased_by: str,
     key_id: str | None,
 ) -> list[str]:
-    """Erase texts of a job that is locked; return their pointers."""
+    """Lock a job and erase texts in a transaction, which goes on; return their pointers.
+
+    Args:
+        session: in the transaction.
+        owner, job_id, describe, asked, erased_by, key_id: as of `erase`.
+        lines: what `find_lines` returned.
+
+    Raises:
+        JobNotFoundError, NotEndedError, NotSealedError, TextNotFoundError: as `erase`. Nothing was changed.
+    """
     connection = session.connection()
+    _lock(connection, owner, job_id)
     job = whole_jobs.load(session, [job_id])[job_id]
     history = describe(job)
     own, theirs = texts(history), review_texts(history)
@@ -255,10 +266,13 @@ def _empty_review(
     }
 
 
-def _find_lines(database: Database, owner: str | None, job_id: str) -> list[tuple[str, int, int]]:
+def find_lines(database: Database, owner: str | None, job_id: str) -> list[tuple[str, int, int]]:
     """Return where a job's answer is in the files of its batch: file, and begin and end in bytes.
 
     A line stays where it is. It is looked for in transactions of its own, since a file may be large.
+
+    Raises:
+        JobNotFoundError, NotEndedError, LineNotWrittenError: as `erase`.
     """
     with database.read() as connection:
         job = jobs.lock(connection, owner, job_id, for_update=False)

@@ -107,11 +107,12 @@ def document(job: Job) -> NewDocument:
         facets.term("owner", job.owner),
         facets.term("status", job.status.value),
         *([facets.term("key", job.key_id)] if job.key_id else []),
+        *([facets.term("batch", job.batch_id)] if job.batch_id else []),
         *([facets.term("model", job.model)] if job.model else []),
         *(facets.term("worker", name) for w in workers.values() for name in (w.id, w.host)),
         *(facets.term("adapter", value) for adapter in adapters for value in adapter if value),
         *(facets.term("metadata", *item) for item in job.metadata_.items()),
-        facets.rating_term(job.rating),
+        *_review_terms(job),
         *facets.attempts_terms(attempts),
         *([] if changed is None else [facets.share_term(changed)]),
         facets.duration_term(duration),
@@ -126,6 +127,7 @@ def document(job: Job) -> NewDocument:
             "duration": duration,
             "details": {
                 "adapters": [{"name": n, "digest": d} for n, d in sorted(adapters)],
+                "critique_rating": job.critique_rating,
                 "workers": [{"id": w.id, "host": w.host} for w in workers.values()],
             },
             "words": f" {' '.join(sequence)} ",
@@ -140,6 +142,16 @@ def document(job: Job) -> NewDocument:
         ),
         models=counting.models(job),
     )
+
+
+def _review_terms(job: Job) -> list[str]:
+    """Return the terms of a job's reviews: the last ratings, and all reviewers and tags that were not erased."""
+    ratings = {"rating": job.rating, "critique_rating": job.critique_rating}
+    return [
+        *(facets.rating_term(name, value) for name, value in ratings.items() if value is not None),
+        *(facets.term("reviewer", each.reviewer) for each in job.reviews if each.reviewer),
+        *(facets.term("tag", tag) for review in job.reviews for tag in review.tags),
+    ]
 
 
 def _texts(job: Job) -> list[str]:

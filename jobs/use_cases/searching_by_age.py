@@ -1,7 +1,7 @@
 """Searching for jobs by age: those that the search index has, and those that have not ended, which it lacks.
 
-Open jobs are few, and metadata and the API key are the only filters of the index that they can meet, so they are
-compared one by one.
+Open jobs are few, and metadata, the API key, the batch and a missing rating are the only filters of the index that
+they can meet, so they are compared one by one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.enums import ANY
 from jobs.errors import NEXT_OR_ID, CursorError, JobNotFoundError
 from jobs.models import Status
 from jobs.statements import documents, found_documents, job_lists, jobs, search
@@ -89,7 +88,7 @@ def _unfinished(connection: sa.Connection, request: SearchRequest, within: Range
     statuses = [
         s for s in Status if not s.final and (not filters.statuses or s in filters.statuses)
     ]
-    if filters.need_ended or filters.rating not in (ANY, None) or not statuses:
+    if filters.need_ended or not statuses:
         return _Unfinished({}, None)
     rows = job_lists.list_unfinished(
         connection,
@@ -108,6 +107,7 @@ def _unfinished(connection: sa.Connection, request: SearchRequest, within: Range
         for place, row in places
         if place in within
         and filters.key in (None, row.key_id)
+        and filters.batch in (None, row.batch_id)
         and filters.metadata.items() <= row.pairs.items()
     }
     return _Unfinished(matching, places[-1][0] if len(rows) == MAX_UNFINISHED else None)

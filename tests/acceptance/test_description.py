@@ -213,6 +213,7 @@ def test_reviews_and_erasures(server: Server, client: OpenAI) -> None:
         call(history, "GET")
         call("/jobs", "GET")
     assert client.responses.retrieve(done).output_text == ""
+    call("/jobs/erase", "POST", {"owner": "anonymous", "texts": "all"})
     call("/jobs/delete", "POST", {"metadata": {"no": "such"}})
     call(history, "DELETE")
 

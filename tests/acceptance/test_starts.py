@@ -54,6 +54,7 @@ def environ(checkpoint: Path, redis_server: RedisServer, tmp_path: Path) -> dict
         ("web", {"HELIXQ_PORT": "{taken}"}, "is in use by another program"),
         ("up", {"HELIXQ_PORT": "{taken}"}, "is in use by another program"),
         ("up", {"HELIXQ_REDIS_URL": "redis://127.0.0.1:1"}, "Redis cannot be reached"),
+        ("up", {"HELIXQ_BASE_MODEL": "/no/model"}, "HELIXQ_BASE_MODEL: there is no folder"),
     ],
 )
 def test_a_start_that_cannot_work_says_why(
@@ -66,11 +67,22 @@ def test_a_start_that_cannot_work_says_why(
         process = run(command, environ={**environ, **configured})
         status = process.wait()
     # What a restart would not mend has a status of its own.
-    assert status == (78 if "HELIXQ_BASE_MODEL" in settings else 1)
+    assert status == (78 if command == "worker" and "HELIXQ_BASE_MODEL" in settings else 1)
     lines = process.output.strip().splitlines()
     assert lines[-1].startswith("Error: ")
     assert message in lines[-1]
     assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("command", ["up", "worker"])
+def test_a_folder_that_is_not_there_is_noticed_before_anything_starts(
+    environ: dict[str, str], command: str
+) -> None:
+    adapters = environ["HELIXQ_ADAPTERS"].rsplit("=", 1)[0] + "=/no/adapter"
+    process = servers.forked(command, environ={**environ, "HELIXQ_ADAPTERS": adapters})
+    process.wait()
+    [line] = process.output.strip().splitlines()
+    assert line == "Error: HELIXQ_ADAPTERS (regenerator): there is no folder /no/adapter."
 
 
 def test_a_locked_database_is_reported(environ: dict[str, str], tmp_path: Path) -> None:

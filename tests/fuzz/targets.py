@@ -24,7 +24,7 @@ from jobs.protocol import batch_lines, body
 from jobs.protocol.batches import parse_batch
 from jobs.protocol.errors import ProtocolError
 from jobs.protocol.history import history
-from jobs.protocol.removal import DeleteJobs, EraseTexts
+from jobs.protocol.removal import DeleteJobs, EraseJobs, EraseTexts
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.restoring import restore
 from jobs.protocol.reviews import CreateReview
@@ -161,7 +161,7 @@ def _chat(data: bytes) -> None:
 def _other_bodies(data: bytes) -> None:
     parsed = body.parse(data)
     body.digest(parsed)
-    for model in (CreateReview, EraseTexts, DeleteJobs, CreateResponse):
+    for model in (CreateReview, EraseTexts, EraseJobs, DeleteJobs, CreateResponse):
         with contextlib.suppress(ProtocolError):
             parse(model, parsed)
     parse_batch(parsed, chat_context="question", keyed=None)

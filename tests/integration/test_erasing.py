@@ -275,7 +275,7 @@ def test_a_job_that_ends_while_an_erasure_begins_is_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its line may have been written to its batch's file since the erasure has looked for it."""
-    job, find_lines = submit(database), erasing._find_lines
+    job, find_lines = submit(database), erasing.find_lines
 
     def find_and_wait(*arguments: Any) -> list[tuple[str, int, int]]:
         found = find_lines(*arguments)
@@ -283,7 +283,7 @@ def test_a_job_that_ends_while_an_erasure_begins_is_refused(
         seal(database)
         return found
 
-    monkeypatch.setattr(erasing, "_find_lines", find_and_wait)
+    monkeypatch.setattr(erasing, "find_lines", find_and_wait)
     with pytest.raises(NotEndedError):
         erase(database, job)
 

@@ -211,6 +211,8 @@ def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -
             run(searching.search, database, owner, Filters(rating=rating), limit=20)
     run(searching.search, database, ANONYMOUS, Filters(rating=None), limit=20)
     run(searching.search, database, ANONYMOUS, Filters(rating=RATED), limit=20)
+    for each in (0, RATED, None):
+        run(searching.search, database, ANONYMOUS, Filters(critique_rating=each), limit=20)
     run(erasing.erase, database, None, job_id, history, None, erased_by="ann")
     prepared = run(sealing.prepare, database, history)
     assert [one.kind for one in prepared] == ["review", "review", "erasure"]

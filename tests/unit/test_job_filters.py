@@ -27,6 +27,7 @@ VALUES: dict[str, Any] = {
     "query": parse("why"),
     "adapter": "actor",
     "key": "key_0",
+    "batch": "batch_0",
     "model": "sha256:0",
     "worker": "host",
     "metadata": {"team": "a"},
@@ -36,6 +37,9 @@ VALUES: dict[str, Any] = {
     "min_duration": 1.0,
     "max_duration": 1.0,
     "rating": 1,
+    "critique_rating": 1,
+    "reviewer": "Ada",
+    "tag": "wrong unit",
 }
 
 

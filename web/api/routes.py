@@ -9,7 +9,7 @@ from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
 from jobs.protocol.errors import invalid_value
-from jobs.protocol.history import history, summary
+from jobs.protocol.history import accepted, history, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import replays, report
 from jobs.times import rfc3339
@@ -114,7 +114,7 @@ def replay_job(job_id: str) -> Response:
     if job is None:
         replayed = services.get_job(job_id, with_history=True)
         job = services.submit(replace(replay_of(replayed), keyed=keyed))
-    reply = jsonify(summary(job))
+    reply = jsonify(accepted(job))
     reply.status_code = 202
     reply.location = url_for(".retrieve_job", job_id=job.id)
     return reply

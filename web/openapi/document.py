@@ -49,8 +49,12 @@ _MESSAGE = {
 #: The schema of what is refused by name.
 _ACCEPTS_NOTHING: dict[str, Any] = {"not": {}}
 _NULL: dict[str, Any] = {"type": "null"}
-#: The schema of what null alone is: OpenAPI Generator's clients refuse `_NULL` by itself.
+#: The same for a parameter. Generators of clients need a type.
+_NO_VALUE: dict[str, Any] = {"type": "string", **_ACCEPTS_NOTHING}
+#: The schema of unknown members that are null: OpenAPI Generator's clients refuse `_NULL` by itself.
 _NULL_ALONE: dict[str, Any] = {"enum": [None]}
+#: The schema of an object with any members.
+_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 
 
 def describe(app: Flask) -> dict[str, Any]:
@@ -84,9 +88,9 @@ def describe(app: Flask) -> dict[str, Any]:
     ).model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
     replies = {shape.__name__ for shape in _derived(schemas.Reply)}
     bodies = {each.body.__name__ for each in OPERATIONS.values() if each.body is not None}
+    _suit_generators(document)
     for name, schema in document["components"]["schemas"].items():
         _simplify(schema)
-        _suit_generators(schema)
         if name not in replies:
             _allow_nulls(schema, nested=name not in bodies)
     return document
@@ -222,8 +226,21 @@ def _suit_generators(node: Any) -> None:
 
     - Alternatives that accept nothing, ``{"not": {}}``, are left out. What accepts nothing at all stays.
     - Lists have ``anyOf``: OpenAPI Generator's TypeScript does not compile with lists of ``oneOf``.
+    - A union of an object and one with any names is an object with any members, and the items of a list in a union
+      have no type instead of any members: its Java does not compile with these unions, and its Go cannot read them.
+    - Integers of more than 32 bits have the format ``int64``: without a format, its Java and Go read all others as
+      errors.
     """
     if isinstance(node, dict):
+        if node.get("type") == "integer" and not _has_32_bits(node):
+            node["format"] = "int64"
+        alternatives = node.get("anyOf", [])
+        if any(map(_has_any_names, alternatives)) and any("$ref" in each for each in alternatives):
+            del node["anyOf"]
+            node.update(_OBJECT)
+        for each in alternatives:
+            if each.get("items") == _OBJECT:
+                each["items"] = {}
         for key in ("anyOf", "oneOf"):
             if _ACCEPTS_NOTHING in node.get(key, []):
                 node[key].remove(_ACCEPTS_NOTHING)
@@ -237,6 +254,15 @@ def _suit_generators(node: Any) -> None:
             _suit_generators(each)
 
 
+def _has_32_bits(schema: dict[str, Any]) -> bool:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    return least is not None and most is not None and least >= -(2**31) and most < 2**31
+
+
+def _has_any_names(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "object" and "properties" not in schema
+
+
 def _allow_nulls(schema: dict[str, Any], *, nested: bool) -> None:
     """Say that null is the same as absent, as `jobs.protocol.validation` has it.
 
@@ -248,7 +274,7 @@ def _allow_nulls(schema: dict[str, Any], *, nested: bool) -> None:
     for name, each in schema.get("properties", {}).items():
         # A schema without members allows all values.
         if each == _ACCEPTS_NOTHING:
-            schema["properties"][name] = dict(_NULL_ALONE)
+            schema["properties"][name] = {"anyOf": [dict(_NO_VALUE), _NULL]}
         elif each and name not in required and _NULL not in each.get("anyOf", []):
             schema["properties"][name] = {"anyOf": [each, _NULL]}
     if nested and schema.get("additionalProperties") is False:

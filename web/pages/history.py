@@ -49,7 +49,11 @@ _MORE = (
     "order",
     "owner",
     "key",
+    "batch",
     "rating",
+    "critique_rating",
+    "reviewer",
+    "tag",
     "adapter",
     "model",
     "worker",
@@ -57,13 +61,20 @@ _MORE = (
     "until",
     "min_attempts",
     "min_duration",
+    "max_duration",
     "min_changed",
+    "max_changed",
 )
 #: The labels of the filters, by their parameters.
 LABELS = {
     "q": "Search",
+    "rating": "Rating of the regeneration",
+    "critique_rating": "Rating of the critique",
+    "reviewer": "Reviewed by",
+    "tag": "Tag of a review",
     "owner": "Owner",
     "key": "API key",
+    "batch": "Batch",
     "adapter": "Adapter",
     "model": "Model",
     "worker": "Worker",
@@ -72,7 +83,9 @@ LABELS = {
     "metadata": "Metadata",
     "min_attempts": "Attempts at a stage, at least",
     "min_duration": "Duration in seconds, at least",
+    "max_duration": "Duration in seconds, at most",
     "min_changed": "Share of words changed, at least",
+    "max_changed": "Share of words changed, at most",
 }
 _HISTORIES: Mapping[str, str] = MappingProxyType({})
 #: Other files of all jobs of the list, with the parameters of the export.
@@ -121,6 +134,14 @@ class _Chip:
 
 
 @dataclass(frozen=True)
+class _Pair:
+    """A pair of metadata that the list is filtered by, and the list without it."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True)
 class _Heading:
     """The heading of a column that a list can be ordered by."""
 
@@ -158,7 +179,7 @@ def show() -> Response | str | tuple[str, int]:
         # Fewer jobs are newer than a page has: the newest page has all of them.
         return redirect(url(asked), code=303)
     rows = job_rows.rows(get_services().database, found.jobs, chosen and chosen.filters.query)
-    metadata = {name: value for name, value in stated.items() if name.startswith(METADATA)}
+    metadata = _metadata(asked)
     periods = _periods(asked)
     # What the links above the list show needs no field.
     behind = set(_MORE) - ({"since"} if any(chip.current for chip in periods) else set())
@@ -174,7 +195,7 @@ def show() -> Response | str | tuple[str, int]:
         hidden=_hidden(asked),
         by_owner=_names_owners(stated, rows),
         by_key=get_caller().key is not None or "key" in stated,
-        more_filters=metadata or "metadata" in stated or not behind.isdisjoint(stated),
+        more_filters=bool(metadata) or "metadata" in stated or not behind.isdisjoint(stated),
         filtered=asked.keys() - {"limit", "order"} or not (chosen is None or chosen.order.by_age),
         order=chosen and chosen.order,
         ranking=chosen and ORDERS[chosen.order],
@@ -198,13 +219,28 @@ def show() -> Response | str | tuple[str, int]:
 
 
 def _stated(given: Mapping[str, str]) -> dict[str, str]:
-    """Return parameters without empty ones, and with the form's pair of metadata under its key."""
-    stated = {name: value for name, value in given.items() if value.strip()}
+    """Return parameters without empty ones, and with the form's pair of metadata under its key.
+
+    A value of metadata may be empty: jobs are found by it.
+    """
+    stated = {n: value for n, value in given.items() if value.strip() or n.startswith(METADATA)}
     key, separator, value = stated.get("metadata", "").partition("=")
-    if separator and value.strip():
+    if separator:
         del stated["metadata"]
         stated[METADATA + key.strip()] = value.strip()
     return stated
+
+
+def _metadata(asked: Mapping[str, str]) -> list[_Pair]:
+    """Return the pairs of metadata that the list is filtered by."""
+    return [
+        _Pair(
+            f"{name.removeprefix(METADATA)} = {value}",
+            url({n: each for n, each in asked.items() if n != name}),
+        )
+        for name, value in asked.items()
+        if name.startswith(METADATA)
+    ]
 
 
 def _names_owners(stated: Mapping[str, str], rows: list[job_rows.Row]) -> bool:
@@ -315,7 +351,7 @@ def _number(count: int | None, bounded: bool) -> str | None:
 def _hidden(asked: dict[str, str]) -> dict[str, str]:
     """Return what the form keeps of the address and does not show."""
     kept = set(PARAMETERS) - {"q", *_MORE}
-    return {n: value for n, value in asked.items() if n in kept}
+    return {n: value for n, value in asked.items() if n in kept or n.startswith(METADATA)}
 
 
 def _orders(chosen: ListRequest | None) -> list[tuple[str, str]]:

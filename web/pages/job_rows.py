@@ -42,6 +42,8 @@ class Row:
     duration: dt.timedelta | None
     #: The most attempts at one stage; None until it is indexed.
     attempts: int | None
+    #: The last rating of the critique; None until it is indexed.
+    critique_rating: int | None
     #: The share of words that the regenerator changed, in percent; None if it is not known.
     changed: str | None
     #: The first digits of the model's digest; None until a stage has started.
@@ -92,6 +94,7 @@ def _row(job: Job, entry: dict[str, Any], opening: overview.Opening | None) -> R
         pieces=pieces,
         duration=None if job.finished_at is None else job.finished_at - job.created_at,
         attempts=entry["max_attempts"],
+        critique_rating=entry["critique_rating"],
         changed=None if entry["changed"] is None else percent(entry["changed"]),
         model=job.model and job.model[:DIGEST],
         adapters=tuple(adapter["name"] for adapter in entry["adapters"] or ()),

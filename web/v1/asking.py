@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from flask import Response, request
 
 from jobs.models import Job
-from jobs.protocol.conversation import earlier_turns
+from jobs.protocol.conversation import resolve
 from jobs.protocol.errors import ProtocolError
 from jobs.protocol.new_job import new_job
 from jobs.protocol.request import CreateResponse
@@ -33,8 +33,7 @@ def submit(validated: Callable[[], CreateResponse], keyed: Keyed | None) -> Job:
     """
     services = get_services()
     try:
-        valid = validated()
-        turns = earlier_turns(valid, services.database, services.owner)
+        valid, turns = resolve(validated(), services.database, services.owner)
         new = new_job(valid, services.tokens, turns, keyed)
     except ProtocolError:
         # The same request may have been accepted at the same time, just before the limits changed.

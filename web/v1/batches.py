@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response
 
 from jobs.errors import StoredFileNotFoundError
-from jobs.protocol.batches import batch_object, no_input, parse_batch
+from jobs.protocol.batches import accepted_batch_object, batch_object, no_input, parse_batch
 from jobs.protocol.lists import list_object
 from jobs.use_cases import batches
 from web import query
@@ -27,7 +27,7 @@ def create_batch() -> Response:
         batch = batches.create(services.database, caller.owner, new, caller.key_id)
     except StoredFileNotFoundError as error:
         raise no_input(new.input_file_id) from error
-    return json_response(batch_object(batch))
+    return json_response(accepted_batch_object(batch))
 
 
 @blueprint.get("/batches")

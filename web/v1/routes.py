@@ -12,7 +12,7 @@ from werkzeug.routing import BaseConverter
 
 from jobs.models import Job, Status
 from jobs.protocol import served_models
-from jobs.protocol.conversation import earlier_turns
+from jobs.protocol.conversation import resolve
 from jobs.protocol.input_items import input_item_list
 from jobs.protocol.limits import measure
 from jobs.protocol.lists import list_object
@@ -76,9 +76,7 @@ def create_response() -> Response:
             if job.status.final:
                 return _reply(job)
     # It was asked in the background, or the server is shutting down and the job continues without it.
-    reply = _reply(job, status=202)
-    reply.headers["Location"] = url_for("v1.retrieve_response", job_id=job.id)
-    return reply
+    return _accepted(job)
 
 
 @blueprint.get("/responses")
@@ -149,8 +147,7 @@ def delete_response(job_id: str) -> Response:
 def count_input_tokens() -> Response:
     """Count the tokens of a request without asking it."""
     services = get_services()
-    valid = validate(read_json())
-    turns = earlier_turns(valid, services.database, services.owner)
+    valid, turns = resolve(validate(read_json()), services.database, services.owner)
     size = measure(valid, turns or [], services.tokens)
     if size is None:
         raise HTTPError(
@@ -182,9 +179,17 @@ def retrieve_model(name: str) -> Response:
     return json_response(served_models.model(name))
 
 
-def _reply(job: Job, status: int = 200) -> Response:
+def _accepted(job: Job) -> Response:
+    """Reply that a job is accepted: with the response as it was then, whenever the same request is repeated."""
+    body = to_json(response(job, as_of=Status.QUEUED, run=1))
+    reply = Response(body, 202, mimetype="application/json")
+    reply.headers["Location"] = url_for("v1.retrieve_response", job_id=job.id)
+    return _completed(reply, poll_interval=MIN_POLL_INTERVAL, etag=etag_of(body))
+
+
+def _reply(job: Job) -> Response:
     body = to_json(response(job))
-    reply = Response(body, status, mimetype="application/json")
+    reply = Response(body, mimetype="application/json")
     interval = None if job.status.final else MIN_POLL_INTERVAL
     return _completed(reply, poll_interval=interval, etag=etag_of(body))
 

@@ -25,6 +25,7 @@ from jobs.settings import Settings
 from worker.checkpoints.digests import Digest, Digests, is_ignored
 from worker.checkpoints.errors import CheckpointError, explain_errors
 from worker.checkpoints.hub import GGUF_ALONE, commit_of, resolve
+from worker.checkpoints.references import BASE_SETTING, adapter_setting
 from worker.engine import probe
 from worker.lora.adapter import torchtune_remedy
 
@@ -140,7 +141,7 @@ def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Chec
     if settings.dtype != "auto":
         dtype = DTYPES[settings.dtype]
     digests = digests or Digests.of_settings(settings)
-    base = _find_checkpoint(settings.base_model, "HELIXQ_BASE_MODEL", "config.json", digests)
+    base = _find_checkpoint(settings.base_model, BASE_SETTING, "config.json", digests)
     if (base.path / "adapter_config.json").is_file():
         # transformers would load the base that this file names, and apply the adapter to it.
         raise CheckpointError(
@@ -150,7 +151,7 @@ def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Chec
     _check_not_quantized(base)
     adapters = {
         role: _find_checkpoint(
-            settings.adapters[role], f"HELIXQ_ADAPTERS ({role})", "adapter_config.json", digests
+            settings.adapters[role], adapter_setting(role), "adapter_config.json", digests
         )
         for role in Role
     }

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from worker.checkpoints.digests import ALLOW_PATTERNS, IGNORE_PATTERNS, PICKLE_PATTERNS
 from worker.checkpoints.errors import CheckpointError, first_line
+from worker.checkpoints.references import find_folder
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,9 @@ def resolve(reference: str, setting: str, *, pickles: bool = False) -> Path:
         CheckpointError: the folder does not exist, and the hub id cannot be downloaded, or has no
             safetensors.
     """
-    folder = Path(reference).expanduser()
-    if folder.is_dir():
-        return folder.absolute()
-    if not is_hub_id(reference):
-        raise CheckpointError(f"{setting}: there is no folder {reference}")
+    here = find_folder(reference, setting)
+    if here is not None:
+        return here
     repo, _, revision = reference.partition("@")
     log.info("fetching %s from the hub (or its local cache)", reference)
     try:
@@ -95,11 +94,6 @@ def _download(repo: str, revision: str, patterns: tuple[str, ...]) -> Path:
             ignore_patterns=[*IGNORE_PATTERNS],
         )
     )
-
-
-def is_hub_id(reference: str) -> bool:
-    """Return whether a reference names a repository of the hub, unless there is such a folder."""
-    return not reference.startswith((".", "~", "/")) and reference.count("/") == 1
 
 
 def commit_of(folder: Path) -> str | None:

@@ -7,7 +7,7 @@ has a module. The names here are those of whole replies, and those of objects wh
 from jobs.protocol.schemas.base import Reply
 from jobs.protocol.schemas.batches import Batch, BatchList
 from jobs.protocol.schemas.chat import ChatCompletion, ChatMessageList, DeletedChatCompletion
-from jobs.protocol.schemas.erasures import DeletedJob, DeletedJobs, Erased
+from jobs.protocol.schemas.erasures import DeletedJob, DeletedJobs, Erased, ErasedJobs
 from jobs.protocol.schemas.errors import ErrorReply, Problem
 from jobs.protocol.schemas.files import DeletedFile, FileList, FileObject
 from jobs.protocol.schemas.health import Alive, Readiness
@@ -24,7 +24,7 @@ from jobs.protocol.schemas.reviews import Agreements, Review, ReviewList, Review
 from jobs.protocol.schemas.served_models import ModelList, ServedModel
 from jobs.protocol.schemas.stats import Statistics
 from jobs.protocol.schemas.summary import Summary
-from jobs.protocol.schemas.system import PauseChange, QueuePlace, System
+from jobs.protocol.schemas.system import PauseChange, QueuePlace, SystemState
 from jobs.protocol.schemas.webhooks import (
     DeletedWebhookEndpoint,
     NewWebhookSecret,
@@ -50,6 +50,7 @@ __all__ = [
     "DeletedResponse",
     "DeletedWebhookEndpoint",
     "Erased",
+    "ErasedJobs",
     "ErrorReply",
     "FileList",
     "FileObject",
@@ -74,7 +75,7 @@ __all__ = [
     "Statistics",
     "Summary",
     "SummaryList",
-    "System",
+    "SystemState",
     "ToReview",
     "WebhookDelivery",
     "WebhookDeliveryList",

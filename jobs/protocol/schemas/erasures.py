@@ -12,6 +12,22 @@ class Erased(Reply):
     erased: list[str]
 
 
+class NotErased(Reply):
+    """A job whose texts cannot be erased now, and why."""
+
+    id: JobId
+    message: str
+
+
+class ErasedJobs(Reply):
+    """What a step did with the jobs that match, and where the next one begins."""
+
+    matched: int
+    erased: list[Erased]
+    refused: list[NotErased]
+    after: str | None
+
+
 class DeletedJob(Reply):
     id: JobId
     deleted: AlwaysTrue

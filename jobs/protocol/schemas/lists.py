@@ -35,6 +35,7 @@ class WorkerName(Reply):
 class ListedJob(Summary):
     """A job in a list, with what the list is filtered by; null until the job is indexed."""
 
+    critique_rating: int | None
     max_attempts: int | None
     changed: float | None
     duration: float | None

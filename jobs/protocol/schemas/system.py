@@ -125,7 +125,7 @@ class SystemLog(Reply):
     checkpoint_at: Time | None
 
 
-class System(Reply):
+class SystemState(Reply):
     """What runs and what waits."""
 
     at: Time

@@ -150,6 +150,8 @@ def test_a_repeated_request_makes_no_second_batch(service: BatchService) -> None
     }
     first, second = (service.client.batches.create(**parameters) for _ in range(2))
     assert first == second
+    assert service.complete(first.id).status == "completed"
+    assert service.client.batches.create(**parameters) == first
     with pytest.raises(Exception, match="different request"):
         service.client.batches.create(**{**parameters, "metadata": {"a": "b"}})
 

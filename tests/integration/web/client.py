@@ -74,9 +74,15 @@ def ask(web: Client, *, idempotency_key: str | None = None, **body: Any) -> dict
     return response
 
 
-def finish(database: Database, job_id: str, count: int = 3, output: Output = OUTPUT) -> None:
-    """Run a job's stages as a worker does."""
-    for stage_index in range(count):
+def finish(
+    database: Database,
+    job_id: str,
+    count: int = 3,
+    output: Output = OUTPUT,
+    first_stage: int = 0,
+) -> None:
+    """Run a job's stages as a worker does, up to number ``count``."""
+    for stage_index in range(first_stage, count):
         claim = stages.claim(database, job_id, stage_index, WORKER, job_timeout=60)
         assert claim is not None
         stages.record(database, claim, output)

@@ -115,6 +115,39 @@ def test_an_item_reference_stands_for_what_was_asked(web: Client, database: Data
     assert ask(web, input=[*asked, question], context="turns")["status"] == "queued"
 
 
+def test_a_question_and_a_system_prompt_may_be_referred_to(web: Client, database: Database) -> None:
+    first = ask(web, input=CHAT)
+    finish(database, first["id"])
+    asked = web.get(f"/v1/responses/{first['id']}/input_items?order=asc").json["data"]
+    answer = web.get(f"/v1/responses/{first['id']}").json["output"][-1]
+    references = [{"type": "item_reference", "id": item["id"]} for item in (*asked, answer)]
+    system, why, *_, how, answered = references
+
+    def prompt(*items: Any, **body: Any) -> str:
+        return prompt_of(database, ask(web, input=[*items], **body)["id"])
+
+    assert prompt(system, how) == "SYSTEM: Be brief. \nUSER: How? \nASSISTANT: "
+    assert prompt({"role": "user", "content": "Who?"}, how, answered, instructions="I") == (
+        "SYSTEM: I \nUSER: How? \nASSISTANT: "
+    )
+    assert prompt(*references, {"role": "user", "content": "Who?"}) == (
+        "SYSTEM: Be brief. \nUSER: Who? \nASSISTANT: "
+    )
+    assert prompt(system, why, answered, how, context="turns") == (
+        "SYSTEM: Be brief. \nUSER: Why? \nASSISTANT: A text. \nUSER: How? \nASSISTANT: "
+    )
+    again = ask(web, input=[how])
+    [item] = web.get(f"/v1/responses/{again['id']}/input_items").json["data"]
+    assert item["content"] == [{"type": "input_text", "text": "How?"}]
+    # A question that is not there is not replaced by an earlier one.
+    gone = {"type": "item_reference", "id": how["id"].replace("msg_input_4", "msg_input_9")}
+    error = refusal(web, input=[{"role": "user", "content": "Why?"}, gone])
+    assert (error["param"], error["code"]) == ("input.1.id", "item_not_found")
+    assert refusal(web, input=[system])["code"] == "empty_input"
+    error = refusal(web, input=[*references[:-1], answered], context="turns")
+    assert error["code"] == "invalid_value"
+
+
 def test_what_cannot_be_continued_is_refused(web: Client, database: Database) -> None:
     def previous(response_id: str) -> str:
         error = refusal(web, context="turns", previous_response_id=response_id)

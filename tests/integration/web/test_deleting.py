@@ -68,7 +68,7 @@ def test_the_log_says_that_a_job_was_deleted(web: Client, database: Database) ->
 def test_jobs_are_deleted_by_metadata_in_steps(
     web: Client, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.use_cases.deletion.MAX_READ", 5)
+    monkeypatch.setattr("jobs.use_cases.matching.MAX_READ", 5)
     monkeypatch.setattr("jobs.use_cases.deletion.MAX_DELETED", 2)
     ids = [ask(web, metadata={"team": "ab"[n % 2], "n": str(n)})["id"] for n in range(12)]
     finish(database, ids[0])

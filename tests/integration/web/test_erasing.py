@@ -14,7 +14,7 @@ from click.testing import Result
 from jobs.database import Database
 from jobs.models import Scope
 from jobs.progress import Progress, TextDeltas
-from jobs.protocol.schemas import Erased, History
+from jobs.protocol.schemas import Erased, ErasedJobs, History
 from jobs.tlog.record import digest
 from jobs.tlog.salted import salts_of
 from jobs.use_cases import proving, queries
@@ -153,25 +153,70 @@ def test_texts_are_erased_by_a_command(
 
 
 def test_the_texts_of_all_jobs_of_a_person_are_erased_by_a_command(
-    web: Client, jobs: Command
+    web: Client, jobs: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("jobs.use_cases.erasing_jobs.MAX_ERASED", 2)
     person = {"person": "7"}
-    mine = [ended(web, input=f"I am Smith, {n}.", metadata=person) for n in range(2)]
+    mine = [ended(web, input=f"I am Smith, {n}.", metadata=person) for n in range(5)]
     open_, other = ask(web, metadata=person)["id"], ended(web)
     unsealed = ask(web, metadata=person)["id"]
     web.post(f"/v1/responses/{unsealed}/cancel")
     chosen = ("erase", "--metadata", "person=7", "--all")
     asked = jobs(*chosen, input="n\n")
-    assert (asked.exit_code, "Erase all texts of 3 jobs?" in asked.stderr) == (1, True)
+    assert (asked.exit_code, "Erase all texts of 7 jobs?" in asked.stderr) == (1, True)
+    # The search index has none of them: nobody has indexed them, and they are more than a search indexes by itself.
+    assert web.get("/api/jobs?q=smith").json["data"] == []
     done = jobs(*chosen, "--yes")
-    assert done.exit_code == 1, "one has no entry in the log yet"
-    assert sorted(line.partition(":")[0] for line in done.stdout.splitlines()) == sorted(mine)
-    assert "log" in done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == mine
+    assert done.exit_code == 1, "two could not be erased"
+    for job_id in (open_, unsealed):
+        assert job_id in done.stderr
     for job_id in mine:
         assert "Smith" not in web.get(f"/api/jobs/{job_id}").text
     for job_id in (open_, other):
         assert web.get(f"/api/jobs/{job_id}").json["erased_at"] is None
+    again = jobs("erase", "--owner", "anonymous", "--text", "/question", "--yes", "--json")
+    erased = {each["id"]: each["erased"] for each in map(json.loads, again.stdout.splitlines())}
+    assert erased.keys() == {*mine, other}
+    assert "/question" in erased[other]
+    assert [erased[job_id] for job_id in mine] == [[]] * 5
     nobody = jobs("erase", "--owner", "nobody", "--all", "--yes")
     assert (nobody.exit_code, nobody.stderr) == (0, "No job matches.\n")
-    for arguments in ((), (other, "--owner", "nobody")):
+    for arguments in ((), (other, "--owner", "nobody"), ("--metadata", "x")):
         assert jobs("erase", *arguments, "--all").exit_code == 2
+
+
+def test_texts_of_jobs_are_erased_in_steps_and_who_may(app: Any, tokenizer_json: str) -> None:
+    alice, bob = program(app), program(app)
+    auditor, admin = program(app, Scope.AUDIT), program(app, Scope.ADMIN)
+    register_worker(alice, tokenizer_json)
+    team = {"team": ""}
+    mine, open_ = ended(alice, metadata=team), ask(alice, metadata=team)["id"]
+    match = {"metadata": team, "texts": ["/question"]}
+
+    def sent(client: Client, **body: Any) -> Any:
+        return client.post("/api/jobs/erase", json={**match, **body})
+
+    assert code(sent(auditor)) == (403, "insufficient_scope")
+    nothing = {"matched": 0, "erased": [], "refused": [], "after": None}
+    assert sent(bob).json == sent(bob, owner=alice.key.owner).json == nothing
+    assert sent(alice, metadata={"team": "a"}).json == nothing
+    assert sent(alice, dry_run=True).json == {**nothing, "matched": 2}
+    reply = sent(alice).json
+    ErasedJobs.model_validate(reply)
+    assert (reply["matched"], reply["after"]) == (2, None)
+    [erased], [refused] = reply["erased"], reply["refused"]
+    assert (erased["id"], erased["erased"][0]) == (mine, "/question")
+    assert (refused["id"], "has not ended" in refused["message"]) == (open_, True)
+    # A text that a job does not have is a reason of that job alone.
+    [refused, _] = sent(admin, texts=["/attempts/9/output"]).json["refused"]
+    assert refused["id"] == mine
+    refusals: tuple[dict[str, Any], ...] = (
+        {"texts": []},
+        {"metadata": {}},
+        {"metadata": None},
+        {"after": "x"},
+    )
+    for wrong in refusals:
+        assert sent(alice, **wrong).status_code == 400, wrong
+    assert alice.get(f"/api/jobs/{mine}").json["erasures"][0]["by"] == alice.key.owner

@@ -53,6 +53,9 @@ KEYED = {
     "POST /api/jobs/<job_id>/erase": Keyed(
         variants({"texts": ["/system"]}, texts=["/question"]), job="completed"
     ),
+    "POST /api/jobs/erase": Keyed(
+        variants({"owner": "{owner}", "texts": ["/system"]}, texts=["/question"]), job="completed"
+    ),
     "POST /api/jobs/delete": Keyed(
         variants({"owner": "{owner}", "metadata": {"a": "b"}}, metadata={"a": "c"})
     ),

@@ -115,7 +115,10 @@ ROUTES: dict[str, Route] = {
     "POST /api/jobs/<job_id>/replay": ASK,
     "POST /api/jobs/<job_id>/retry": ASK,
     "POST /api/jobs/<job_id>/reviews": Route(Access.READ, json={"critique": 1}),
-    # It deletes what matches among one's own.
+    # They erase and delete what matches among one's own.
+    "POST /api/jobs/erase": Route(
+        Access.ASK, json={"owner": "{owner}", "texts": "all"}, names=True, foreign=200
+    ),
     "POST /api/jobs/delete": Route(Access.ASK, json={"owner": "{owner}"}, names=True, foreign=200),
     # Asking.
     "DELETE /v1/chat/completions/<completion:job_id>": ASK,

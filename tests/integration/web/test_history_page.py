@@ -26,7 +26,7 @@ def index(database: Database) -> None:
 
 def questions(page: str) -> list[str]:
     """Return the questions of a page, in their order."""
-    found = re.findall(r'<a dir="auto" id=q\d+ href="/jobs/resp_\w+">(.*?)</a>', page)
+    found = re.findall(r"<a dir=auto id=q\d+ href=/jobs/resp_\w+>(.*?)</a>", page)
     return [re.sub("</?mark>", "", question) for question in found]
 
 
@@ -70,19 +70,43 @@ def test_filters_are_in_the_address_and_in_the_form(web: Client, database: Datab
     page = web.get("/jobs?rating=-1").text
     assert questions(page) == ["Done?"]
     assert '<td class="rating">-1' in page
-    index(database)
-    page = web.get("/jobs?min_attempts=1&metadata.team=blue").text
-    assert questions(page) == []
-    assert 'name="metadata.team" value="blue"' in page
+    web.post(f"/api/jobs/{job_id}/reviews", json={"critique": 0})
+    page = web.get("/jobs?critique_rating=0").text
+    assert questions(page) == ["Done?"]
+    assert '<td class="rating">-1 <span>critique 0</span>' in page
+    assert page.count('<option value="0" selected>') == 1
+
+
+def test_pairs_of_metadata_are_added_and_removed_and_may_be_empty(
+    web: Client, database: Database
+) -> None:
+    for metadata in ({"team": ""}, {"team": "blue", "a=b": " x"}, {}):
+        finish(database, ask(web, input=str(metadata), metadata=metadata)["id"])
+    page = web.get("/jobs?min_attempts=1&metadata.team=blue&metadata.a%3Db=+x").text
+    assert questions(page) == ["{&#39;team&#39;: &#39;blue&#39;, &#39;a=b&#39;: &#39; x&#39;}"]
+    # The form keeps the pairs, has one field for the next, and each has a link to the list without it.
+    assert '<input type="hidden" name="metadata.team" value="blue">' in page
+    assert '<input type="hidden" name="metadata.a=b" value=" x">' in page
     assert '<details class="wide" open>' in page
-    # The form has one field for a pair.
-    assert 'name="metadata" value=""' in page
-    sent = web.get("/jobs?metadata=team+%3D+a%3Db&owner=")
+    assert '<input name="metadata" placeholder' in page
+    removed = re.findall(r'href="([^"]*)" aria-label="Remove ([^"]*)"', page)
+    assert [(html.unescape(address), name) for address, name in removed] == [
+        ("/jobs?min_attempts=1&metadata.a%3Db=+x", "team = blue"),
+        ("/jobs?min_attempts=1&metadata.team=blue", "a=b =  x"),
+    ]
+    sent = web.get("/jobs?metadata=team+%3D+a%3Db&owner=&metadata.team=x")
     assert (sent.status_code, sent.location) == (303, "/jobs?metadata.team=a%3Db")
-    for wrong in ("team", "team="):
-        refused = web.get(f"/jobs?metadata={wrong}")
-        assert refused.status_code == 400
-        assert "Metadata must be a key and a value, such as project=apollo." in refused.text
+    # An empty value is one, too.
+    sent = web.get("/jobs?metadata=team%3D&owner=")
+    assert (sent.status_code, sent.location) == (303, "/jobs?metadata.team=")
+    page = web.get(sent.location).text
+    assert questions(page) == ["{&#39;team&#39;: &#39;&#39;}"]
+    assert '<input type="hidden" name="metadata.team" value="">' in page
+    export = html.unescape(re.findall(r'href="(/api/jobs/export\?[^"]*)"', page)[0])
+    assert len(web.get(export).text.splitlines()) == 1
+    refused = web.get("/jobs?metadata=team")
+    assert refused.status_code == 400
+    assert "Metadata must be a key and a value, such as project=apollo." in refused.text
 
 
 def test_the_last_days_are_one_click_away(web: Client) -> None:
@@ -148,9 +172,10 @@ def test_metadata_of_a_job_lead_to_the_jobs_that_have_them(web: Client) -> None:
     one = ask(web, input="One?", metadata={"a team": "blue & <red>", "empty": " "})["id"]
     ask(web, input="Other?", metadata={"a team": "blue"})
     page = web.get(f"/jobs/{one}").text
-    (path,) = re.findall(r'href="(/jobs\?metadata[^"]*)"', page)
-    assert questions(web.get(html.unescape(path)).text) == ["One?"]
-    assert "empty" in page, "the page has no filter for a blank value"
+    paths = re.findall(r'href="(/jobs\?metadata[^"]*)"', page)
+    assert len(paths) == 2
+    for path in paths:
+        assert questions(web.get(html.unescape(path)).text) == ["One?"]
 
 
 def test_ratings_are_in_one_order_and_times_say_their_zone(web: Client, database: Database) -> None:

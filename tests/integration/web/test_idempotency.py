@@ -74,6 +74,40 @@ def test_an_idempotency_key_replays_once(web: Client, database: Database) -> Non
     assert reply.status_code == 422
 
 
+def test_a_job_that_went_on_gets_its_first_reply_again(web: Client, database: Database) -> None:
+    def post(path: str, key: str, body: Any = None) -> Any:
+        return web.post(path, json=body, headers={"Idempotency-Key": key})
+
+    def asked() -> Any:
+        return post("/v1/responses", "a", {"input": "Why?", "background": True})
+
+    first = asked()
+    job = first.json["id"]
+
+    def replayed() -> Any:
+        return post(f"/api/jobs/{job}/replay", "r")
+
+    def same(again: Any, first: Any) -> bool:
+        names = ("Location", "Retry-After", "Content-Type")
+        return (again.status_code, again.json, *map(again.headers.get, names)) == (
+            first.status_code,
+            first.json,
+            *map(first.headers.get, names),
+        )
+
+    assert (first.status_code, first.json["status"]) == (202, "queued")
+    finish(database, job, count=2)
+    assert same(asked(), first)
+    finish(database, job, first_stage=2)
+    assert same(asked(), first)
+
+    first_replay = replayed()
+    finish(database, first_replay.json["id"])
+    web.post(f"/api/jobs/{first_replay.json['id']}/reviews", json={"regeneration": 1})
+    assert same(replayed(), first_replay)
+    assert web.get(f"/v1/responses/{job}").json["status"] == "completed"
+
+
 def test_what_is_repeated_later_changes_nothing_more(web: Client, database: Database) -> None:
     def post(path: str, key: str, body: Any = None) -> Any:
         return web.post(path, json=body, headers={"Idempotency-Key": key})

@@ -40,11 +40,12 @@ def test_jobs_are_listed_in_lines(
     assert second.split()[:2] == [done, "completed"]
     assert second.endswith(" s  Why is the sky blue?")
     assert jobs("list", "--status", "completed").output.split()[0] == done
-    listed = [json.loads(line)["id"] for line in jobs("list", "--json").output.splitlines()]
-    assert listed == [waiting, done]
+    printed = jobs("list", "--json").output
+    assert [job["id"] for job in json.loads(printed)] == [waiting, done]
+    assert len(printed.splitlines()) == 4, "each job is in a line of its own"
     nothing = jobs("list", "--status", "failed")
     assert (nothing.stdout, nothing.stderr) == ("", "No job matches.\n")
-    assert jobs("list", "--status", "failed", "--json").output == ""
+    assert json.loads(jobs("list", "--status", "failed", "--json").output) == []
 
 
 def test_a_list_fits_the_terminal(

@@ -260,7 +260,7 @@ def test_keys_are_made_and_rotated(sealed: list[str], jobs: Command) -> None:
     made = CliRunner().invoke(main, ["jobs", "log-key", "--new", "example.com/log"])
     assert Signer.parse(made.stdout.strip()).name == "example.com/log"
     assert str(Signer.parse(made.stdout.strip()).verifier) in made.stderr
-    listed = [json.loads(line) for line in jobs("log-key", "--json").output.splitlines()]
+    listed = json.loads(jobs("log-key", "--json").output)
     assert listed == [{"public_key": second}, {"public_key": first}]
     pair = json.loads(jobs("log-key", "--new", "example.com/log", "--json").output)
     assert str(Signer.parse(pair["private_key"]).verifier) == pair["public_key"]

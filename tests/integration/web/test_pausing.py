@@ -69,7 +69,7 @@ def test_all_say_that_the_queue_is_paused(web: Client, database: Database, addre
     assert system["queue"]["paused"] == system["pauses"][0] == again["pause"]
     # They are as they are described.
     schemas.PauseChange.model_validate(again)
-    schemas.System.model_validate(system)
+    schemas.SystemState.model_validate(system)
     schemas.QueuePlace.model_validate(place)
     schemas.Readiness.model_validate(ready.json)
     status = helixq("status").output

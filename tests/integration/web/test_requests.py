@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from flask import Response
 
 from jobs import logs
 from tests.integration.web.client import Client
+from tests.integration.web.sealed_jobs import ended
 from web import MAX_BODY
 
 QUESTION = json.dumps({"input": "Why?", "background": True}).encode()
@@ -71,6 +73,26 @@ def test_the_log_has_the_request_id(web: Client, capsys: pytest.CaptureFixture[s
     assert (streamed["request_id"], streamed["trace_id"]) == ("abd", "a" * 32)
     text = next(line for line in written[3:] if "request failed" in line)
     assert set(text.split("request failed ")[1].split()) == {"request_id=abc", "job_id=resp_1"}
+
+
+def test_integers_may_be_written_with_a_fraction_of_zero(web: Client) -> None:
+    """As encoders of JSON do that know numbers alone, and no integers."""
+    whole = {"seed": 622, "top_k": 7, "max_output_tokens": 100, "rounds": 2, "priority": 1}
+    asked = {"input": "Why?", "background": True, "temperature": 1, "presence_penalty": 0}
+    bodies = [json.dumps({**asked, **whole, "top_logprobs": 0, "max_tool_calls": 3})]
+    bodies.append(re.sub(r"(\d)([,}])", r"\1.0\2", bodies[0]))
+    assert '"seed": 622.0' in bodies[1]
+    headers = {**JSON, "Idempotency-Key": "k"}
+    first, second = (web.post("/v1/responses", data=body, headers=headers) for body in bodies)
+    assert (first.status_code, first.data) == (202, second.data), "they are the same request"
+    assert {name: second.json[name] for name in whole} == whole
+    reviewed = web.post(
+        f"/api/jobs/{ended(web)}/reviews", data=b'{"regeneration": -1.0}', headers=JSON
+    )
+    assert (reviewed.status_code, reviewed.json["regeneration"]) == (201, -1)
+    for odd in (622.5, "622", 2.0**53, 1e300):
+        refused = web.post("/v1/responses", json={"input": "Why?", "seed": odd})
+        assert (refused.status_code, refused.json["error"]["param"]) == (400, "seed")
 
 
 def test_a_body_may_be_gzipped(web: Client) -> None:

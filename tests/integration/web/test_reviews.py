@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from jobs.database import Database
 from jobs.models import Scope
 from jobs.protocol.schemas import Agreements, History, Review, ReviewQueue
+from tests.integration.searches import index
 from tests.integration.web.client import Client, ask, register_worker
 from tests.integration.web.sealed_jobs import ended, review
 from tests.integration.web.with_keys import browser, code, program
@@ -115,6 +117,75 @@ def test_jobs_are_filtered_by_rating(web: Client) -> None:
     assert code(web.get("/api/jobs?rating=2")) == (400, "invalid_value")
 
 
+def test_jobs_are_filtered_by_the_rating_of_the_critique(web: Client, database: Database) -> None:
+    good, bad, rerated, only_regeneration, none = (ended(web) for _ in range(5))
+    review(web, good, critique=1)
+    review(web, bad, critique=-1, regeneration=1)
+    review(web, rerated, critique=-1)
+    review(web, rerated, critique=0)
+    review(web, rerated, note="It says nothing of the critique.")
+    review(web, only_regeneration, regeneration=-1)
+    waiting = ask(web)["id"]
+    index(database)
+
+    def listed(query: str) -> list[str]:
+        return [job["id"] for job in web.get(f"/api/jobs?{query}").json["data"]]
+
+    unrated = [waiting, none, only_regeneration]
+    assert {
+        rating: listed(f"critique_rating={rating}")
+        for rating in ("1", "+1", "-1", "0", "any", "none", "")
+    } == {
+        "1": [good],
+        "+1": [good],
+        "-1": [bad],
+        "0": [rerated],
+        "any": [rerated, bad, good],
+        "none": unrated,
+        "": [*unrated, rerated, bad, good],
+    }
+    assert listed("critique_rating=-1&rating=1") == [bad]
+    assert listed("critique_rating=none&rating=-1") == [only_regeneration]
+    assert listed("critique_rating=none&rating=none&status=completed") == [none]
+    assert listed("critique_rating=any&rating=none") == [rerated, good]
+    assert listed("critique_rating=none&rating=none&q=question") == listed("q=question&rating=none")
+    assert code(web.get("/api/jobs?critique_rating=2")) == (400, "invalid_value")
+    ratings = {each["id"]: each["critique_rating"] for each in web.get("/api/jobs").json["data"]}
+    assert ratings == {
+        good: 1,
+        bad: -1,
+        rerated: 0,
+        only_regeneration: None,
+        none: None,
+        waiting: None,
+    }
+    exported = web.get("/api/jobs/export?critique_rating=any&shape=review").text.splitlines()
+    assert {json.loads(line)["job_id"] for line in exported} == {good, bad, rerated}
+
+
+def test_jobs_are_filtered_by_reviewer_and_tag_until_they_are_erased(web: Client) -> None:
+    one, both, _ = (ended(web) for _ in range(3))
+    review(web, one, reviewer="Ada Lovelace", tags=["wrong unit"])
+    review(web, both, reviewer="Ada Lovelace", note="The unit is wrong.")
+    review(web, both, reviewer="Бо", tags=["Wrong unit", "ok"])
+
+    def listed(**query: str) -> list[str]:
+        return [job["id"] for job in web.get("/api/jobs", query_string=query).json["data"]]
+
+    assert listed(reviewer="Ada Lovelace") == [both, one]
+    assert listed(reviewer="Бо") == listed(reviewer="Бо", tag="ok") == [both]
+    assert listed(reviewer="ada") == listed(reviewer="Бо", tag="wrong unit") == []
+    assert listed(tag="wrong unit") == [one], "exactly this tag, and not the words of a note"
+    page = web.get(f"/jobs/{both}").text
+    for query in ("reviewer=Ada+Lovelace", "tag=Wrong+unit"):
+        assert f'href="/jobs?{query}"' in page
+        assert 'details class="wide" open' in web.get(f"/jobs?{query}").text
+    sent = web.post(f"/api/jobs/{both}/erase", json={"texts": "all"})
+    assert sent.status_code == 200
+    assert listed(reviewer="Ada Lovelace") == [one]
+    assert listed(tag="ok") == listed(reviewer="Бо") == []
+
+
 def test_rated_jobs_are_found_whatever_their_rating(web: Client) -> None:
     good, bad, critique, _ = [ended(web, input=f"Which? {number}") for number in range(4)]
     review(web, good, regeneration=1)
@@ -186,6 +257,7 @@ def test_jobs_are_reviewed_and_shown(web: Client, jobs: Command) -> None:
     assert ", critique +1, regeneration -1, tags a, b\nWr�ong.\n" in shown
     assert "CORRECTED ANSWER: No.\n" in shown
     assert jobs("list", "--rating", "-1").output.split()[0] == job_id
+    assert jobs("list", "--critique-rating", "any").output.split()[0] == job_id
     assert jobs("list", "--rating", "none").output.split()[0] == other
     assert jobs("review", job_id).exit_code == 1
     assert jobs("review", job_id, "--critique", "2").exit_code == 2
@@ -202,10 +274,11 @@ def test_what_to_review_next_and_agreement_on_a_terminal(web: Client, jobs: Comm
     first, *verdicts = jobs("review-queue", "--kind", "disagreements").output.splitlines()
     assert first.split()[0] == split
     assert verdicts == ["    ann\ufffd: critique 0, regeneration +1", "    bob: regeneration -1"]
-    found = json.loads(
+    (found,) = json.loads(
         jobs("review-queue", "--kind", "disagreements", "--json", "id,verdicts").output
     )
     assert (found["id"], len(found["verdicts"])) == (split, 2)
+    assert json.loads(jobs("review-queue", "--reviewer", "bob", "--json").output) == []
     done = jobs("review-queue", "--reviewer", "bob")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "There is nothing to review.\n")
     critique, regeneration = jobs("agreement", "--since", "2026-01-01").output.splitlines()

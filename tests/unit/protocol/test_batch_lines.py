@@ -43,6 +43,13 @@ def test_a_line_becomes_a_request_of_the_lowest_priority() -> None:
     assert (chat.question, chat.priority, chat.context) == ("Why?", 0, "question")
 
 
+def test_a_number_without_a_fraction_is_an_integer() -> None:
+    sent = json.dumps({**LINE, "body": {**BODY, "seed": 622.0, "max_output_tokens": 100.0}})
+    assert "622.0" in sent
+    request = check(sent)
+    assert (request.seed, request.max_output_tokens) == (622, 100)
+
+
 @pytest.mark.parametrize(
     "text", ["{", "", "[1]", "nonsense", "[" * 100_000, "\x00", '{"a": 1}}', '{"a": NaN}']
 )

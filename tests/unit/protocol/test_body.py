@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from jobs.protocol.body import MAX_DEPTH, digest, parse
@@ -52,7 +50,23 @@ def test_an_empty_body_is_said_to_be_empty(body: bytes) -> None:
     ],
 )
 def test_a_digest_ignores_notation(same: str) -> None:
-    assert digest(json.loads(same)) == digest({"input": "Why?", "temperature": 1})
+    assert digest(parse(same.encode())) == digest({"input": "Why?", "temperature": 1})
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("622.0", 622),
+        ("1e2", 100),
+        ("-0.0", 0),
+        ("9007199254740991.0", 2**53 - 1),
+        ("0.5", 0.5),
+        ("9007199254740993.0", 2.0**53),  # beyond what is exact it is no integer
+    ],
+)
+def test_a_number_without_a_fraction_is_an_integer(written: str, number: float) -> None:
+    found = parse(b'{"a": [%s]}' % written.encode())["a"][0]
+    assert (found, type(found)) == (number, type(number))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from jobs.formats.compression import Compression
 from jobs.formats.writing import MEDIA_TYPES, Format
 from jobs.pipeline import Role
 from jobs.protocol import schemas
-from jobs.protocol.removal import DeleteJobs, EraseTexts
+from jobs.protocol.removal import DeleteJobs, EraseJobs, EraseTexts
 from web.openapi.operations.description import Operation, Parameter, Reply
 from web.openapi.operations.parameters import FILTERS, PAGE, TEXT
 
@@ -36,6 +36,11 @@ OPERATIONS = {
         {200: Reply("The texts that were erased.", schemas.Erased)},
         body=EraseTexts,
         errors=(404, 409),
+    ),
+    "api.erase_texts_of_jobs": Operation(
+        "Audits",
+        {200: Reply("What this step erased.", schemas.ErasedJobs)},
+        body=EraseJobs,
     ),
     "api.delete_job": Operation(
         "Audits",

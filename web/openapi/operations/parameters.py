@@ -42,12 +42,20 @@ FILTERS = (
     Parameter("status", TEXT, f"One or several, separated by commas: {', '.join(Status)}."),
     Parameter("owner", TEXT, "Only jobs of this owner."),
     Parameter("key", TEXT, "Only jobs that this API key submitted: its id."),
+    Parameter("batch", TEXT, "Only jobs that answer a line of this batch: its id."),
     *PERIOD,
     Parameter(
         "rating",
         {"enum": [*RATINGS]},
         "The last rating of the regeneration in a review, `any` for jobs that have one, or `none`.",
     ),
+    Parameter(
+        "critique_rating",
+        {"enum": [*RATINGS]},
+        "The last rating of the critique in a review, `any` for jobs that have one, or `none`.",
+    ),
+    Parameter("reviewer", TEXT, "Only jobs that this person has reviewed."),
+    Parameter("tag", TEXT, "Only jobs with a review that has this tag."),
     Parameter(
         "q",
         {"type": "string", "maxLength": MAX_LENGTH},

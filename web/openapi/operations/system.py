@@ -13,7 +13,7 @@ _METRICS_ERRORS = {
 OPERATIONS = {
     "api.get_system": Operation(
         "Audits",
-        {200: Reply("What runs and what waits.", schemas.System)},
+        {200: Reply("What runs and what waits.", schemas.SystemState)},
     ),
     "api.pause_queue": Operation(
         "Audits",
