@@ -265,6 +265,8 @@ def test_a_job_is_a_trace_and_its_stages_are_spans(
         [asked] = json.loads(told["gen_ai.input.messages"])
         part = {"type": "text", "content": history["question"]}
         assert asked == {"role": "user", "parts": [part]}
+        [answer] = json.loads(told["gen_ai.output.messages"])
+        assert answer["parts"] == [{"type": "text", "content": history["attempts"][-1]["output"]}]
         assert "parentSpanId" not in root
         for process, span, attempt in zip(
             stages[::2], stages[1::2], history["attempts"], strict=True
