@@ -58,47 +58,62 @@ def checked(value: str) -> str:
     if "#" in value:
         raise ValueError("a # in it must be written %23")
     url, places = _split(value)
-    options = parse_qsl(url.query, keep_blank_values=True)
-    for option, _ in options:
-        _check_option(option, url.scheme)
-    options_by_name = dict(options)
-    if len(options_by_name) < len(options):
-        raise ValueError("an option is given twice")
-    path = unquote(url.path)
-    name = ""
+    options = _options(url)
     if scheme == "unix":
-        if url.hostname or not path.strip("/"):
-            raise ValueError(
-                "a socket's URL has three slashes and then the path: unix:///run/redis.sock"
-            )
-        place, number = quote(path), options_by_name.pop("db", "0")
+        place, number = _socket(url), options.pop("db", "0")
     else:
-        if scheme in SENTINEL_SCHEMES:
-            name, path = map(unquote, url.path.removeprefix("/").partition("/")[::2])
-            if not name:
-                raise ValueError(
-                    "after the sentinels it should have the name of their primary: "
-                    "redis+sentinel://host1,host2,host3/mymaster"
-                )
-        elif len(places) > 1:
+        place, path = _servers(url, places)
+        if path.strip("/") and "db" in options:
+            raise ValueError("the database's number is given twice")
+        number = options.pop("db", "") or path.removeprefix("/") or "0"
+    if not number.isdecimal():
+        raise ValueError(f"{number!r} is not the number of a database")
+    _check_tls(options)
+    if scheme == "unix":
+        options["db"] = number
+    else:
+        place += f"/{number}"
+    query = f"?{urlencode(options, quote_via=quote)}" if options else ""
+    return f"{scheme}://{_user(url)}{place}{query}"
+
+
+def _options(url: SplitResult) -> dict[str, str]:
+    """Return the options of a URL, each of which exists for its scheme."""
+    pairs = parse_qsl(url.query, keep_blank_values=True)
+    for option, _ in pairs:
+        _check_option(option, url.scheme)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ValueError("an option is given twice")
+    return options
+
+
+def _socket(url: SplitResult) -> str:
+    """Return the path of the URL of a socket, quoted."""
+    path = unquote(url.path)
+    if url.hostname or not path.strip("/"):
+        raise ValueError(
+            "a socket's URL has three slashes and then the path: unix:///run/redis.sock"
+        )
+    return quote(path)
+
+
+def _servers(url: SplitResult, places: list[tuple[str, int]]) -> tuple[str, str]:
+    """Return the hosts of a URL, with the name of the sentinels' primary if they are sentinels, and the rest of its path."""
+    hosts = ",".join(_spelled(host, port) for host, port in places)
+    if url.scheme not in SENTINEL_SCHEMES:
+        if len(places) > 1:
             raise ValueError(
                 "only sentinels may be several hosts: redis+sentinel://host1,host2,host3/mymaster"
             )
-        if path.strip("/") and "db" in options_by_name:
-            raise ValueError("the database's number is given twice")
-        place = ",".join(_spelled(host, port) for host, port in places)
-        if name:
-            place += f"/{quote(name, safe='')}"
-        number = options_by_name.pop("db", "") or path.removeprefix("/") or "0"
-    if not number.isdecimal():
-        raise ValueError(f"{number!r} is not the number of a database")
-    _check_tls(options_by_name)
-    if scheme == "unix":
-        options_by_name = {"db": number}
-    else:
-        place += f"/{number}"
-    query = f"?{urlencode(options_by_name, quote_via=quote)}" if options_by_name else ""
-    return f"{scheme}://{_user(url)}{place}{query}"
+        return hosts, unquote(url.path)
+    name, path = map(unquote, url.path.removeprefix("/").partition("/")[::2])
+    if not name:
+        raise ValueError(
+            "after the sentinels it should have the name of their primary: "
+            "redis+sentinel://host1,host2,host3/mymaster"
+        )
+    return f"{hosts}/{quote(name, safe='')}", path
 
 
 def _split(value: str) -> tuple[SplitResult, list[tuple[str, int]]]:

@@ -279,6 +279,7 @@ def test_a_job_is_a_trace_and_its_stages_are_spans(
             told = attributes(span)
             assert told["gen_ai.operation.name"] == "text_completion"
             assert told["helixq.role"] == attempt["role"]
+            assert "error.type" not in told
             assert int(told["gen_ai.usage.output_tokens"]) == attempt["output_tokens"]
             assert int(told["gen_ai.request.seed"]) == attempt["seed"]
             reasons = {"values": [{"stringValue": attempt["finish_reason"]}]}
