@@ -9,6 +9,7 @@ from jobs.settings import Settings
 from web import (
     access,
     api,
+    converters,
     errors,
     health,
     log,
@@ -36,6 +37,7 @@ def create_app(settings: Settings) -> Flask:
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
     app.url_map.strict_slashes = False
+    converters.init_app(app)
     services = Services(settings)
     services.init_app(app)
     Feeds(services.database, services.progress).init_app(app)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flask import Blueprint, Response, jsonify, request, url_for
-from flask.sansio.blueprints import BlueprintSetupState
-from werkzeug.routing import BaseConverter
 
 from jobs.protocol.errors import invalid_value
 from jobs.protocol.history import accepted, history, summary
@@ -25,17 +23,6 @@ blueprint = Blueprint("api", __name__)
 
 #: Of reviews and erasures of a job, in requests.
 MAX_NUMBER = 10**6
-
-
-class JobIdConverter(BaseConverter):
-    """The id of a job in a path, so that its methods are not those of other paths below ``/jobs``."""
-
-    regex = "resp_[0-9a-z]+"
-
-
-@blueprint.record
-def _add_converter(state: BlueprintSetupState) -> None:
-    state.app.url_map.converters["job"] = JobIdConverter
 
 
 @blueprint.get("/jobs")

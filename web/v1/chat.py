@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from flask import Response
-from flask.sansio.blueprints import BlueprintSetupState
-from werkzeug.routing import BaseConverter
 
 from jobs.errors import NotEndedError
 from jobs.models import Job
@@ -31,18 +29,6 @@ from web.services import get_services
 from web.v1 import sse
 from web.v1.asking import message_stream, stream_response, submit, wait_for_end
 from web.v1.routes import blueprint, json_response
-
-
-class CompletionIdConverter(BaseConverter):
-    """The id of a chat completion in a path, as that of its job."""
-
-    def to_python(self, value: str) -> str:
-        return value.replace("chatcmpl-", "resp_", 1)
-
-
-@blueprint.record
-def _add_converter(state: BlueprintSetupState) -> None:
-    state.app.url_map.converters["completion"] = CompletionIdConverter
 
 
 @blueprint.post("/chat/completions")

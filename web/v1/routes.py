@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from flask import Blueprint, Response, request, url_for
-from flask.sansio.blueprints import BlueprintSetupState
-from werkzeug.routing import BaseConverter
 
 from jobs.models import Job, Status
 from jobs.protocol import served_models
@@ -41,17 +39,6 @@ MAX_WAIT = 60.0
 MAX_EVENT = 10**9
 #: `wait=N` among the preferences of RFC 7240, and not among the parameters of another one.
 _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*("?)(\d{1,9})\1\s*(?:[;,]|$)', re.IGNORECASE)
-
-
-class ResponseIdConverter(BaseConverter):
-    """The id of a response in a path, so that its methods are not those of the path that counts tokens."""
-
-    regex = "(?!input_tokens$)[^/]+"
-
-
-@blueprint.record
-def _add_converter(state: BlueprintSetupState) -> None:
-    state.app.url_map.converters["response"] = ResponseIdConverter
 
 
 @blueprint.post("/responses")
