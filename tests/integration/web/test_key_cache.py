@@ -49,6 +49,16 @@ def test_without_the_database_a_key_gets_503(app: Any, monkeypatch: pytest.Monke
     assert code(alice.get("/v1/models")) == (503, "unavailable")
 
 
+def test_a_use_that_cannot_be_recorded_is_logged_and_hurts_no_request(
+    app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = OperationalError("", {}, Exception("away"))
+    monkeypatch.setattr(keys, "mark_used", Mock(side_effect=away))
+    assert program(app).get("/v1/models").status_code == 200
+    app.extensions["helixq"].keys.close()
+    assert "the use of API keys was not recorded: away" in caplog.text
+
+
 def test_closing_waits_until_uses_are_recorded(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that is closed before would keep the connection of the thread that records them."""
     recording, release, recorded = threading.Event(), threading.Event(), threading.Event()

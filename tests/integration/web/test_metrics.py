@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -48,6 +49,7 @@ class Scrape:
 
 
 def test_what_waits(web: Client, database: Database) -> None:
+    began_at = time.perf_counter()
     empty = Scrape(web)
     assert (empty("jobs_queued"), empty("oldest_queued_job_age_seconds")) == (0, 0)
     assert (empty("database_up"), empty("redis_up")) == (1, 1)
@@ -70,6 +72,8 @@ def test_what_waits(web: Client, database: Database) -> None:
     assert now("http_requests_total", route="/v1/responses", method="POST", status="202") == 4
     assert now("http_requests_total", route="/v1/responses/<job_id>/cancel") == 1
     assert now("http_request_duration_seconds_count", route="/v1/responses") == 4
+    seconds = now("http_request_duration_seconds_sum", route="/v1/responses")
+    assert 0 < seconds < time.perf_counter() - began_at
     assert first not in now.text
     assert "process_resident_memory_bytes" in now.text
 
