@@ -32,11 +32,13 @@ TILE_SIZES: TileSizes = ((16, 16, 64, 4), (512, 32, 128, 4), (math.inf, 64, 64, 
 
 @triton.jit(do_not_specialize=["num_tokens"])  # one variant for all numbers
 def _silu_and_mul_kernel(
+    # As in `kernels.lora`, for gate and up side by side.
     product,
     product_stride,
     lora_a_output,
     lora_a_stride,
     part_stride,
+    # (tokens, out).
     out,
     b,
     table,

@@ -5,6 +5,10 @@ The kernels between the products of a layer (`residual`, `activation`, `rope`) a
 products are used anyway. A tile of tokens visits only the adapters that it has (Punica, Chen et al., MLSys
 2024).
 
+They all get ``product`` and ``lora_a_output``, the products with the base and with the factors A, (tokens,
+features) or in parts to be added, (parts, tokens, features), with the strides of their rows and the
+``part_stride`` of both; ``b`` and ``table`` of `LoRABWeights`; and ``adapter_ids``, each token's adapter or -1.
+
 Each kernel has its own loop over adapters and ranks, of the loads below. The loops differ in what an
 iteration multiplies (one tile; two of different projections, loaded before either is multiplied; two of one
 projection, with one load of A's output), and one loop with a switch for each would be harder to read.

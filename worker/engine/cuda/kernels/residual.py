@@ -32,7 +32,9 @@ TILE_SIZES: TileSizes = ((512, 16, 128, 4), (math.inf, 64, 64, 4))
 
 @triton.jit(do_not_specialize=["num_tokens"])  # one variant for all numbers
 def _add_residual_kernel(
+    # (tokens, out); read and written.
     x,
+    # As in `kernels.lora`.
     product,
     product_stride,
     lora_a_output,

@@ -46,17 +46,16 @@ def _place_of_head(
 
 @triton.jit(do_not_specialize=["num_tokens"])  # one variant for all numbers
 def _rope_and_cache_kernel(
-    # The products with the base and with the factors A, each perhaps in parts: (parts, tokens, …).
+    # As in `kernels.lora`, for queries, keys and values side by side.
     product,
     product_stride,
     lora_a_output,
     lora_a_stride,
     part_stride,
-    # `LoRABWeights`.
     b,
     table,
-    # As in `PagedBatch`.
     adapter_ids,
+    # As in `PagedBatch`.
     rows,
     positions,
     # (positions, half of a head).
