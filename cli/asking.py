@@ -100,6 +100,8 @@ def stream(client: Client, job_id: str, screen: Screen, *, show: bool) -> dict[s
         screen.write("\n")
     if problem := _problem(response):
         screen.note(problem)
+    if response.get("erased_at"):
+        screen.note("Texts of the job were erased. They are empty here.")
     return response
 
 
@@ -259,7 +261,8 @@ def open_page(url: str) -> None:
 def _problem(response: dict[str, Any]) -> str | None:
     match response["status"]:
         case "failed":
-            return f"The job failed: {response['error']['message'].rstrip('.')}."
+            reason = response["error"]["message"].rstrip(".")
+            return f"The job failed: {reason}." if reason else "The job failed."
         case "cancelled":
             return "The job was cancelled."
         case "incomplete":

@@ -82,14 +82,17 @@ def maintain(settings: Settings) -> None:
     "--to",
     "target",
     default="head",
-    help="The revision to migrate to, up or down: head, base or an id.",
+    help="The revision to migrate to, up or down: head, base or an id. base drops all tables.",
 )
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @json_fields(("revision",))
 @click.pass_obj
-def migrate(settings: Settings, /, target: str, fields: Fields | None) -> None:
+def migrate(settings: Settings, /, target: str, yes: bool, fields: Fields | None) -> None:
     """Migrate the database schema to the latest revision."""
     from cli import parts
 
+    if target == "base" and not yes:
+        click.confirm("Drop all tables with all jobs and API keys?", abort=True, err=True)
     logs.configure(settings.log_format, "migrate")
     revision = parts.migrate(settings, target)
     if fields:

@@ -274,4 +274,9 @@ def main(file: str, key_file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) != 3:
+        sys.exit("usage: python verify.py jobs.jsonl keys.txt")
+    try:
+        main(*sys.argv[1:])
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(f"a file cannot be read: {error}")

@@ -24,3 +24,20 @@ def test_it_says_which_revision_the_schema_has(tmp_path: Path) -> None:
     database = Database(url)
     migrations.check(database.engine)
     database.close()
+
+
+def test_it_asks_before_it_drops_all_tables(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    environ = {"HELIXQ_DATABASE_URL": url, "HELIXQ_DATA_DIR": str(tmp_path)}
+    database = Database(url)
+    migrations.migrate(database.engine)
+    # Nobody answers: the standard input of the program is empty.
+    unanswered = servers.forked("migrate", "--to", "base", environ=environ)
+    assert unanswered.wait() == 1
+    assert "Drop all tables with all jobs and API keys?" in unanswered.output
+    migrations.check(database.engine)
+
+    answered = servers.forked("migrate", "--to", "base", "--yes", environ=environ)
+    assert answered.wait() == 0, answered.output
+    assert migrations.current(database.engine) is None
+    database.close()

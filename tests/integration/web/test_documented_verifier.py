@@ -115,3 +115,26 @@ def test_each_change_of_a_value_is_refused(lines: Lines, database: Database) -> 
             accepted.append(pointer)
     unnoticed = [pointer for pointer in accepted if not pointer.startswith(UNPROVED)]
     assert unnoticed == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("jobs.jsonl",), "usage: python verify.py jobs.jsonl keys.txt"),
+        (("--help",), "usage: python verify.py jobs.jsonl keys.txt"),
+        (("none.jsonl", "none.txt"), "a file cannot be read: [Errno 2]"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-I", PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    [line] = ran.stderr.splitlines()
+    assert line.startswith(said)

@@ -203,6 +203,23 @@ def test_a_job_that_has_ended_is_watched_to_its_end(
     assert "ACTOR: A text." in watched.output
 
 
+def test_a_job_whose_texts_were_erased_is_watched(
+    web: Client, database: Database, jobs: Command
+) -> None:
+    done, failed = ask(web)["id"], ask(web)["id"]
+    finish(database, done)
+    claim = stages.claim(database, failed, 0, WORKER, job_timeout=60)
+    assert claim is not None
+    stages.fail(database, claim, "server_error", "it broke")
+    erased = "Texts of the job were erased. They are empty here.\n"
+    assert "erased" not in jobs("watch", done).stderr
+    seal(database)
+    assert jobs("erase", done, failed, "--all", "--yes").exit_code == 0
+    assert jobs("watch", done).stderr.endswith(erased)
+    watched = jobs("watch", failed)
+    assert (watched.exit_code, watched.stderr.endswith(f"The job failed.\n{erased}")) == (1, True)
+
+
 def test_an_unknown_job_is_an_error_in_one_sentence(jobs: Command) -> None:
     for command in ("show", "cancel"):
         result = jobs(command, "resp_none")
