@@ -18,7 +18,7 @@ from typing import Any
 
 from flask import Flask
 from waitress import wasyncore
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import TcpWSGIServer
 
 from web import MAX_BODY, upload_checks
@@ -104,11 +104,21 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     draining = False
     #: Whether the loop does not wait for more from the client, since its last turn.
     unread = False
+    #: Whether the client sends no more. It may wait for its replies, or have gone.
+    half_closed = False
+    #: Whether something was sent to it since, so that the system resets the connection if it has gone.
+    probed = False
+    #: The request that a thread serves.
+    task: RequestTask | None = None
     _parts: list[bytes] | None = None
 
     def readable(self) -> bool:
         # In this order: see `quiet`.
         self.unread = True
+        if self.half_closed and not self.draining:
+            if self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.will_close = True
+            return False
         check = None if self.request is None else self.request.check
         waits = check is not None and not check.done
         readable = self.draining or (not waits and bool(super().readable()))
@@ -136,8 +146,24 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         self.server.serving.channel = self
         try:
             super().service()
+            with self.requests_lock:
+                if self.half_closed and not self.requests:
+                    self.close_when_flushed = True
+            if self.half_closed and self.connected:
+                self.server.pull_trigger()
         finally:
-            self.server.serving.channel = None
+            self.server.serving.channel = self.task = None
+
+    def check_client_disconnected(self) -> bool:
+        """Return whether the client has gone. The thread that serves its request calls it while the reply waits."""
+        if self.half_closed and not self.probed and self.task is not None:
+            try:
+                self.probed = self.task.probe()
+            except ClientDisconnected:
+                return True
+            if not self.probed and not self.task.complete:
+                return True
+        return not self.connected
 
     @contextmanager
     def sent_together(self) -> Iterator[None]:
@@ -167,6 +193,24 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
                 self.socket.shutdown(socket.SHUT_WR)
                 return
         super().handle_close()
+
+    def handle_read(self) -> None:
+        try:
+            data = self.socket.recv(self.adj.recv_bytes)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.handle_close()
+            return
+        if data:
+            self.last_activity = time.time()
+            self.received(data)
+            return
+        with self.requests_lock:
+            self.half_closed = True
+            self.close_when_flushed = not self.requests
+        if not self.requests and not self.total_outbufs_len:
+            self.handle_close()
 
     def received(self, data: bytes) -> bool:
         if self.draining:
