@@ -85,6 +85,8 @@ class _UploadCheck:
         channel.server.event_loop.ask(channel._fileno)  # It may be read again.
         if self._reason is not None:
             channel.refuse(request, self._reason)
+        else:
+            channel.go_on(request)
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
@@ -224,6 +226,21 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             request.check = _UploadCheck(self, request)
             self.server.add_task(request.check)
         return accepted
+
+    def send_continue(self) -> None:
+        """Ask for the body of a request, unless its headers are refused or it is an upload that is still checked."""
+        request = self.request
+        if request is None or request.completed:
+            return
+        if not request.is_upload or (request.check is not None and request.check.done):
+            super().send_continue()
+
+    def go_on(self, request: RequestParser) -> None:
+        """Ask for the body of an upload, if its client waits for that. The loop calls it."""
+        with self.requests_lock:
+            # Behind other requests, it is asked for when they are done.
+            if self.request is request and request.expect_continue and not self.requests:
+                self.send_continue()
 
     def refuse(self, request: RequestParser, reason: HTTPError) -> None:
         """Reply with an error to the request that is being received, if it still is. The loop calls it."""

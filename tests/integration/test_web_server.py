@@ -491,6 +491,42 @@ def test_an_upload_is_refused_before_it_is_sent(environ: dict[str, str]) -> None
             connection.sendall(form[:50_000])
             connection.sendall(form[50_000:])
             assert read_all(connection).startswith(b"HTTP/1.1 200")
+        # Clients that ask before they send, as curl does, are told to send what will be taken alone.
+        with begin("Expect: 100-continue") as connection:
+            assert read_all(connection).startswith(b"HTTP/1.1 401")
+        with begin(f"Authorization: Bearer {asker}", "Expect: 100-continue") as connection:
+            expected = server_requests.CONTINUE
+            assert connection.recv(len(expected), socket.MSG_WAITALL) == expected
+            connection.sendall(form)
+            assert read_all(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_is_asked_for_unless_it_is_too_large(environ: dict[str, str]) -> None:
+    head = (
+        b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: x, Close\r\n"
+        b"Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    )
+    question = b'{"input": "Why?", "background": true}'
+    with serving(environ) as place:
+        with socket.create_connection(place, PATIENCE) as connection:
+            connection.sendall(head % (1 << 30))
+            assert read_all(connection).startswith(b"HTTP/1.1 413")
+        with socket.create_connection(place, PATIENCE) as connection:
+            connection.sendall(head % len(question))
+            expected = server_requests.CONTINUE
+            assert connection.recv(len(expected), socket.MSG_WAITALL) == expected
+            connection.sendall(question)
+            assert read_all(connection).startswith(b"HTTP/1.1 202")
+
+
+@pytest.mark.parametrize("hosts", ["", "Host: localhost\r\nHost: evil.example\r\n"])
+def test_a_request_names_one_host(environ: dict[str, str], hosts: str) -> None:
+    """As RFC 9112, section 3.2. Proxies and servers may take different ones of several."""
+    with serving(environ) as place, socket.create_connection(place, PATIENCE) as connection:
+        connection.sendall(f"GET /v1/models HTTP/1.1\r\n{hosts}\r\n".encode())
+        reply = read_all(connection)
+        assert reply.startswith(b"HTTP/1.1 400")
+        assert b"The request is malformed: It has" in reply
 
 
 def test_an_upload_that_goes_on_has_more_time(
