@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 
 from web import upload_checks
 from web.errors import HTTPError
@@ -55,6 +55,8 @@ class UploadCheck:
         channel.server.event_loop.ask(channel._fileno)  # It may be read again.
         if self._reason is not None:
             channel.refuse(request, self._reason)
+        else:
+            channel.go_on(request)
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
@@ -74,11 +76,21 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     draining = False
     #: Whether the loop does not wait for more from the client, since its last turn.
     unread = False
+    #: Whether the client sends no more. It may wait for its replies, or have gone.
+    half_closed = False
+    #: Whether something was sent to it since, so that the system resets the connection if it has gone.
+    probed = False
+    #: The request that a thread serves.
+    task: RequestTask | None = None
     _parts: list[bytes] | None = None
 
     def readable(self) -> bool:
         # In this order: see `quiet`.
         self.unread = True
+        if self.half_closed and not self.draining:
+            if self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.will_close = True
+            return False
         request = self.request
         waits = request is not None and request.check_began and not request.check_done
         readable = self.draining or (not waits and bool(super().readable()))
@@ -106,8 +118,24 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         self.server.serving.channel = self
         try:
             super().service()
+            with self.requests_lock:
+                if self.half_closed and not self.requests:
+                    self.close_when_flushed = True
+            if self.half_closed and self.connected:
+                self.server.pull_trigger()
         finally:
-            self.server.serving.channel = None
+            self.server.serving.channel = self.task = None
+
+    def check_client_disconnected(self) -> bool:
+        """Return whether the client has gone. The thread that serves its request calls it while the reply waits."""
+        if self.half_closed and not self.probed and self.task is not None:
+            try:
+                self.probed = self.task.probe()
+            except ClientDisconnected:
+                return True
+            if not self.probed and not self.task.complete:
+                return True
+        return not self.connected
 
     @contextmanager
     def sent_together(self) -> Iterator[None]:
@@ -138,6 +166,24 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
                 return
         super().handle_close()
 
+    def handle_read(self) -> None:
+        try:
+            data = self.socket.recv(self.adj.recv_bytes)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.handle_close()
+            return
+        if data:
+            self.last_activity = time.time()
+            self.received(data)
+            return
+        with self.requests_lock:
+            self.half_closed = True
+            self.close_when_flushed = not self.requests
+        if not self.requests and not self.total_outbufs_len:
+            self.handle_close()
+
     def received(self, data: bytes) -> bool:
         if self.draining:
             return False
@@ -150,6 +196,21 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             request.check_began = True
             self.server.add_task(UploadCheck(self, request))
         return accepted
+
+    def send_continue(self) -> None:
+        """Ask for the body of a request, unless its headers are refused or it is an upload that is still checked."""
+        request = self.request
+        if request is None or request.completed:
+            return
+        if request.check_done or not request.is_upload:
+            super().send_continue()
+
+    def go_on(self, request: RequestParser) -> None:
+        """Ask for the body of an upload, if its client waits for that. The loop calls it."""
+        with self.requests_lock:
+            # Behind other requests, it is asked for when they are done.
+            if self.request is request and request.expect_continue and not self.requests:
+                self.send_continue()
 
     def refuse(self, request: RequestParser, reason: HTTPError) -> None:
         """Reply with an error to the request that is being received, if it still is. The loop calls it."""

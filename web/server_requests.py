@@ -65,6 +65,12 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no
         if "TRANSFER_ENCODING" in self.headers:
             # Waitress ignores it in HTTP/1.0, and would take the body for the next request.
             raise ParsingError("Only HTTP/1.1 has Transfer-Encoding")
+        host = self.headers.get("HOST")
+        if self.version == "1.1" and host is None:
+            raise ParsingError("It has no Host")
+        if "," in (host or ""):
+            raise ParsingError("It has more than one Host")
+        self._read_connection()
         # Of clients whose base URL ends with a slash. A redirect would cost each request another one.
         self.path = re.sub("//+", "/", self.path)
         self.is_upload = is_upload(self.command, self.path)
@@ -77,6 +83,14 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no
                 self.completed = True
             uploads.requests.add(self)
             self.adj = uploads.adj
+
+    def _read_connection(self) -> None:
+        """Read the header as the list that it is; waitress compares the whole of it."""
+        options = self.headers.get("CONNECTION", "").lower().split(",")
+        for option in ("close", "keep-alive"):
+            if option in (each.strip(" \t") for each in options):
+                self.headers["CONNECTION"] = option
+                return
 
     @property
     def timeout(self) -> float:

@@ -10,16 +10,35 @@ from waitress.utilities import Error
 from jobs.protocol.errors import ProtocolError
 from web.errors import HTTPError, error_response, too_large, translated
 from web.server_requests import MAX_HEADERS, RequestParser, RequestRefusedError
+from web.v1.sse import KEEPALIVE
+
+#: A response that any client may get before its own, and skips.
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class RequestTask(WSGITask):  # type: ignore[misc]  # waitress has no types
     """Makes the response to a request. Its headers and the beginning of its body are sent together."""
 
-    #: Of waitress: whether the beginning of the response was sent.
+    #: Of waitress: whether the application has begun the response, and whether its beginning was sent.
+    complete: bool
     wrote_header: bool
+
+    def probe(self) -> bool:
+        """Send what changes nothing to a client that sends no more; return whether that was possible.
+
+        If the client has gone, its system resets the connection. The response is one that waits.
+        """
+        if self.wrote_header:
+            self.write(KEEPALIVE)  # Of the responses that wait, only event streams have begun.
+        elif self.version == "1.1" and not self.complete:
+            self.channel.write_soon(CONTINUE)
+        else:
+            return False
+        return True
 
     def execute(self) -> None:
         """Make the response. What fails before its first piece is a reply, as what fails in the application is."""
+        self.channel.task = self
         try:
             super().execute()
         except (ClientDisconnected, OSError):

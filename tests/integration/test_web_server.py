@@ -19,14 +19,18 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from jobs import settings, web_address
-from jobs.models import Scope
+from jobs.models import Job, Scope
 from jobs.protocol.shapes import rows
 from jobs.statements import job_lists
-from jobs.use_cases import exporting, keys
-from tests.conftest import give_schema
+from jobs.use_cases import exporting, keys, workers
+from jobs.use_cases.workers import Runtime
+from tests.conftest import WORKER, give_schema
 from tests.integration.rows import submit
+from tests.integration.web.client import finish
 from tests.joining import join
 from tests.polling import poll
 from tests.servers import PATIENCE, RedisServer, free_port
@@ -35,11 +39,13 @@ from web.api import exports
 from web.multipart import MAX_UPLOAD
 from web.server import Server
 from web.services import Services
-from web.v1 import feeds
+from web.v1 import feeds, sse
 from web.waiting import MAX_WAITING
 
 #: The time limits of these tests in seconds, instead of a minute.
 LIMIT = 0.5
+#: Counts words, and knows none.
+TOKENIZER = Tokenizer(WordLevel({"?": 0}, unk_token="?")).to_str()
 
 
 @contextmanager
@@ -160,6 +166,84 @@ def test_a_stream_whose_database_fails_breaks_off_with_one_line_in_the_log(
         "request failed: the database does not respond: the database is gone"
     )
     assert record.exc_info is None
+
+
+WAITING = b'{"input": "Why?"}'
+
+
+def post(body: bytes, head: bytes = b"HTTP/1.1\r\nHost: localhost") -> bytes:
+    kind = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    return b"POST /v1/responses %s\r\n%s%s" % (head, kind, body)
+
+
+def half_closed(place: tuple[str, int], request: bytes) -> socket.socket:
+    """Send a request, and then say that nothing more will come, as `nc -N` does."""
+    connection = socket.create_connection(place, PATIENCE)
+    connection.sendall(request)
+    connection.shutdown(socket.SHUT_WR)
+    return connection
+
+
+def test_a_client_that_sends_no_more_gets_its_replies(environ: dict[str, str]) -> None:
+    health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    background = post(b'{"input": "Why?", "background": true}')
+    for request, statuses in (
+        (health, [b"200"]),
+        (health + background + health, [b"200", b"202", b"200"]),
+        (health.replace(b"1.1", b"1.0"), [b"200"]),
+        (health.replace(b"/healthz", b"/v1/nothing"), [b"404"]),
+        (b"get / HTTP/1.1\r\n\r\n", [b"400"]),
+        (health[:-2], []),
+    ):
+        with serving(environ) as place, half_closed(place, request) as connection:
+            assert re.findall(rb"HTTP/1.[01] (\d+)", read_all(connection)) == statuses, request
+
+
+def test_a_client_that_sends_no_more_gets_what_it_waits_for(environ: dict[str, str]) -> None:
+    with running(environ) as (place, services, _):
+        runtime = Runtime({"engine": "none"}, 4096, TOKENIZER)
+        workers.register(services.database, WORKER, "localhost", 1, runtime)
+
+        def job_of(request: bytes) -> tuple[socket.socket, str]:
+            before = newest(services)
+            connection = half_closed(place, request)
+            poll(lambda: newest(services) != before)
+            return connection, str(newest(services))
+
+        connection, job_id = job_of(post(WAITING))
+        with connection:
+            assert connection.recv(25, socket.MSG_WAITALL) == server_requests.CONTINUE
+            finish(services.database, job_id)
+            head, _, body = read_all(connection).partition(b"\r\n\r\n")
+            assert (head[:15], json.loads(body)["status"]) == (b"HTTP/1.1 200 OK", "completed")
+        connection, job_id = job_of(post(b'{"input": "Why?", "stream": true}'))
+        with connection:
+            events = b""
+            while sse.KEEPALIVE not in events:
+                events += connection.recv(1 << 16)
+            finish(services.database, job_id)
+            assert b"response.completed" in read_all(connection)
+        # HTTP/1.0 has nothing that could be sent before the reply.
+        with half_closed(place, post(WAITING, b"HTTP/1.0\r\nHost: localhost")) as connection:
+            assert read_all(connection).startswith(b"HTTP/1.0 202")
+        assert free_slots(services) == MAX_WAITING
+
+
+def test_a_client_that_has_gone_frees_its_slot_soon(environ: dict[str, str]) -> None:
+    """Long before the next comment of its stream, and before the end of its job."""
+    with running(environ) as (place, services, _):
+        for request in (post(WAITING), post(b'{"input": "Why?", "stream": true}')):
+            for sent in (request, request.replace(b"HTTP/1.1", b"HTTP/1.0")):
+                connection = socket.create_connection(place, PATIENCE)
+                connection.sendall(sent)
+                poll(lambda: free_slots(services) == MAX_WAITING - 1)
+                connection.close()
+                poll(lambda: free_slots(services) == MAX_WAITING)
+
+
+def newest(services: Services) -> str | None:
+    with services.database.engine.connect() as connection:
+        return connection.scalar(sa.select(sa.func.max(Job.id)))
 
 
 def test_odd_requests_get_one_reply_without_a_bug(environ: dict[str, str]) -> None:
@@ -406,6 +490,42 @@ def test_an_upload_is_refused_before_it_is_sent(environ: dict[str, str]) -> None
             connection.sendall(form[:50_000])
             connection.sendall(form[50_000:])
             assert read_all(connection).startswith(b"HTTP/1.1 200")
+        # Clients that ask before they send, as curl does, are told to send what will be taken alone.
+        with begin("Expect: 100-continue") as connection:
+            assert read_all(connection).startswith(b"HTTP/1.1 401")
+        with begin(f"Authorization: Bearer {asker}", "Expect: 100-continue") as connection:
+            expected = server_requests.CONTINUE
+            assert connection.recv(len(expected), socket.MSG_WAITALL) == expected
+            connection.sendall(form)
+            assert read_all(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_is_asked_for_unless_it_is_too_large(environ: dict[str, str]) -> None:
+    head = (
+        b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: x, Close\r\n"
+        b"Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    )
+    question = b'{"input": "Why?", "background": true}'
+    with serving(environ) as place:
+        with socket.create_connection(place, PATIENCE) as connection:
+            connection.sendall(head % (1 << 30))
+            assert read_all(connection).startswith(b"HTTP/1.1 413")
+        with socket.create_connection(place, PATIENCE) as connection:
+            connection.sendall(head % len(question))
+            expected = server_requests.CONTINUE
+            assert connection.recv(len(expected), socket.MSG_WAITALL) == expected
+            connection.sendall(question)
+            assert read_all(connection).startswith(b"HTTP/1.1 202")
+
+
+@pytest.mark.parametrize("hosts", ["", "Host: localhost\r\nHost: evil.example\r\n"])
+def test_a_request_names_one_host(environ: dict[str, str], hosts: str) -> None:
+    """As RFC 9112, section 3.2. Proxies and servers may take different ones of several."""
+    with serving(environ) as place, socket.create_connection(place, PATIENCE) as connection:
+        connection.sendall(f"GET /v1/models HTTP/1.1\r\n{hosts}\r\n".encode())
+        reply = read_all(connection)
+        assert reply.startswith(b"HTTP/1.1 400")
+        assert b"The request is malformed: It has" in reply
 
 
 def test_an_upload_that_goes_on_has_more_time(
