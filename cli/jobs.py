@@ -271,7 +271,11 @@ def row(job: dict[str, Any], columns: int, *, names_owners: bool) -> str:
     while left() < MIN_QUESTION and len(cells) > 2:
         cells.pop()
     if left() < MIN_QUESTION:
-        return f"{'  '.join(cells).rstrip()}\n  {fitted(question, columns - 2)}"
+        first = "  ".join(cells).rstrip()
+        if len(first) <= columns:
+            return f"{first}\n  {fitted(question, columns - 2)}"
+        head = f"{job['id']}\n  {job['status']}  "
+        return head + fitted(question, columns - len(job["status"]) - 4)
     return f"{'  '.join(cells)}  {fitted(question, left())}"
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.bench import common
 from cli.fields import Command, Fields, json_fields
+
+if TYPE_CHECKING:
+    from cli.bench.measure_history import Result
 
 
 @click.command(cls=Command)
@@ -26,11 +31,16 @@ def history(jobs: int, pages: int, writes: int, fields: Fields | None) -> None:
         results = measure_history.run(
             folder, jobs=jobs, pages=pages, writes=writes, on_progress=common.show_progress
         )
-    if fields:
-        output = {"machine": common.machine(), "results": [asdict(result) for result in results]}
-        fields.print(output)
-        return
-    click.echo(f"{jobs:,} jobs, {pages} pages of each list; {common.machine()}.\n")
+        if fields:
+            measured = [asdict(result) for result in results]
+            fields.print({"machine": common.machine(), "results": measured})
+        else:
+            click.echo(f"{jobs:,} jobs, {pages} pages of each list; {common.machine()}.\n")
+            _print(results)
+
+
+def _print(results: Iterable[Result]) -> None:
+    """Print a table of each database, as soon as it is measured."""
     for result in results:
         click.echo(f"| {result.database} | median | 95 of 100 within | jobs a page |")
         click.echo("|---|---|---|---|")

@@ -66,6 +66,8 @@ def fill(
                 "SELECT indexdef FROM pg_indexes WHERE indexname = 'search_index'"
             ).scalar_one()
             connection.exec_driver_sql("DROP INDEX search_index")
+            # Nobody waits for these transactions, which add up and prepare rows meanwhile.
+            connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
         connection.commit()
         for start in range(0, count, CHUNK):
             on_progress(f"{start:,} of {count:,} jobs")
@@ -77,7 +79,7 @@ def fill(
         on_progress("adding up what the jobs count for")
         begin(connection, write=False)
         templates = _counted_templates(connection)
-        connection.commit()  # Adding up takes longer than PostgreSQL lets a transaction do nothing.
+        connection.commit()
         rollups = _rollups(templates, count, base, step)
         begin(connection, write=True)
         connection.execute(sa.delete(Rollup))

@@ -79,8 +79,10 @@ def run(
     pages: int,
     writes: int,
     on_progress: Callable[[str], object] = lambda _: None,
-) -> list[Result]:
+) -> Iterator[Result]:
     """Measure with SQLite, and with PostgreSQL if the package that embeds it is installed.
+
+    Each result is there once it is measured: what happens to the other database does not take it away.
 
     Args:
         folder: an empty folder, for the data.
@@ -89,7 +91,6 @@ def run(
         writes: the number of jobs to write, with and without the index each.
         on_progress: called with a description of the next step.
     """
-    results = []
     for store in stores.available(on_progress):
         with store.empty(folder / store.name.lower()) as empty:
             url = checked(empty)
@@ -109,9 +110,8 @@ def run(
             tell("writing")
             plain, indexed, cost = _writes(database, url, writes)
             size, index_size = _sizes(database)
-            results.append(Result(store.name, jobs, reads, plain, indexed, cost, size, index_size))
             database.close()
-    return results
+            yield Result(store.name, jobs, reads, plain, indexed, cost, size, index_size)
 
 
 #: What is listed: a name, filters, and the order.

@@ -138,6 +138,7 @@ class _Pair:
     """A pair of metadata that the list is filtered by, and the list without it."""
 
     name: str
+    is_empty: bool
     url: str
 
 
@@ -188,6 +189,7 @@ def show() -> Response | str | tuple[str, int]:
         rows=rows,
         models=job_rows.models(rows),
         given=stated,
+        asked={name: value for name, value in asked.items() if name != "limit"},
         chips=_chips(chosen, asked),
         periods=periods,
         ratings=RATINGS,
@@ -236,6 +238,7 @@ def _metadata(asked: Mapping[str, str]) -> list[_Pair]:
     return [
         _Pair(
             f"{name.removeprefix(METADATA)} = {value}",
+            not value,
             url({n: each for n, each in asked.items() if n != name}),
         )
         for name, value in asked.items()

@@ -10,12 +10,14 @@ from flask import redirect, render_template, request, url_for
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
+from jobs.enums import Order
 from jobs.errors import StatisticsError
 from jobs.models import Status
 from jobs.pipeline import Role
 from jobs.protocol import stats as protocol
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.statistics.periods import Level, starts
+from jobs.times import rfc3339
 from jobs.use_cases import statistics
 from jobs.use_cases.statistics import By, Query, Statistics
 from web import statistics_query
@@ -75,6 +77,15 @@ class Row(NamedTuple):
     label: str
     #: As `jobs.protocol.stats.figures` returns them.
     figures: dict[str, Any]
+
+
+class Listed(NamedTuple):
+    """A list of jobs that the figures are about."""
+
+    name: str
+    #: Of its jobs; None for an order of all.
+    jobs: int | None
+    url: str
 
 
 class Compared(NamedTuple):
@@ -160,10 +171,12 @@ def _shown(read: Statistics, stated: dict[str, str]) -> dict[str, Any]:
     elif others := len(read.groups) + read.other_values - len(rows):
         left_out = f"And {others} more with fewer jobs."
     comparison = protocol.comparison(read)
+    total = protocol.figures(read.total)
     return {
         "read": read,
         "before": _before(read, stated),
-        "total": protocol.figures(read.total),
+        "total": total,
+        "lists": _lists(total, read, stated),
         "rows": rows[-MAX_ROWS:],
         "left_out": left_out,
         "whole_names": _names(read).whole(),
@@ -172,6 +185,29 @@ def _shown(read: Statistics, stated: dict[str, str]) -> dict[str, Any]:
         "compared": [] if comparison is None else _compared(comparison),
         "compared_chart": None if comparison is None else _compared_chart(comparison),
     }
+
+
+def _lists(total: dict[str, Any], read: Statistics, stated: dict[str, str]) -> list[Listed]:
+    """Return the lists of the jobs that were counted. What has none is left out."""
+    kept = {name: value for name, value in stated.items() if name in ("owner", "model", "adapter")}
+    kept |= {"since": rfc3339(read.since), "until": rfc3339(read.until)}
+    reviews = total["reviews"]
+    found: list[tuple[str, int, dict[str, str]]] = [
+        *((STATUSES[each], total["statuses"][each], {"status": each.value}) for each in ENDED),
+        ("Regeneration rated -1", reviews["regeneration"]["-1"], {"rating": "-1"}),
+        ("Critique rated -1", reviews["critique"]["-1"], {"critique_rating": "-1"}),
+        ("Most changed", total["changed"]["count"], {"order": Order.MOST_CHANGED.value}),
+        ("Longest", total["jobs"], {"order": Order.LONGEST.value}),
+    ]
+    return [
+        Listed(
+            name,
+            count if "order" not in filters else None,
+            url_for("pages.jobs", **kept, **filters),  # type: ignore[arg-type]  # names of parameters
+        )
+        for name, count, filters in found
+        if count
+    ]
 
 
 def _before(read: Statistics, stated: dict[str, str]) -> tuple[str, str]:

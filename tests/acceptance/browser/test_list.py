@@ -18,6 +18,7 @@ from jobs.use_cases.submission import NewJob
 from jobs.use_cases.workers import Runtime
 from tests.acceptance.browser.in_process import served
 from tests.acceptance.browser.page import faint, opened, stay, stayed
+from tests.acceptance.browser.pdf import text_of
 
 pytestmark = pytest.mark.browser
 
@@ -51,6 +52,24 @@ def add(database: Database, question: str) -> str:
     new = NewJob(question, "Be brief.", Sampling(), 1, 5, background=True, metadata={})
     job, _ = submission.submit(database, ANONYMOUS, new, max_queued=100)
     return job.id
+
+
+def test_a_printed_list_says_which_it_is(browser: Browser, web: tuple[str, Database]) -> None:
+    url, _ = web
+    with opened(browser) as (page, _):
+        page.goto(f"{url}/jobs?status=failed&rating=none")
+        page.get_by_label("Save as").fill("Failures")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("link", name="Failures")).to_be_visible()
+        expect(page.get_by_text("Filters: status = failed")).to_be_hidden()
+        printed = text_of(page.pdf())
+        for part in ("Filters:status=failed;rating=none", "Failed?", "Nomemory"):
+            assert part in printed, part
+        # Nothing to click on.
+        for part in ("Views", "Failures", "Save", "Search", "elect", "Export", "Keys", "7days"):
+            assert part not in printed, part
+        page.emulate_media(media="print")
+        expect(page.get_by_role("checkbox")).to_be_hidden()
 
 
 def test_the_list_by_keyboard(browser: Browser, web: tuple[str, Database]) -> None:

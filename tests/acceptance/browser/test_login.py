@@ -30,7 +30,8 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
 
 def test_login_and_logout(browser: Browser, guarded: tuple[str, Database]) -> None:
     url, database = guarded
-    key, secret = keys.create(database, "alice's phone", [Scope.ASK], owner="alice")
+    scopes = [Scope.ASK, Scope.AUDIT]  # So that the page has all links.
+    key, secret = keys.create(database, "alice's phone", scopes, owner="alice")
     new = NewJob("Why?", "Be brief.", Sampling(), 1, 5, background=True, metadata={})
     job, _ = submission.submit(database, key.owner, new, max_queued=10)
     for scheme in ("light", "dark"):
@@ -51,6 +52,10 @@ def test_login_and_logout(browser: Browser, guarded: tuple[str, Database]) -> No
             for path in ("/", "/jobs", f"/jobs/{job.id}"):
                 page.goto(url + path)
                 assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+                for width in (320, 360):  # The links and the way out are one line.
+                    page.set_viewport_size({"width": width, "height": 740})
+                    height = page.evaluate("document.querySelector('header').offsetHeight")
+                    assert height < 70, (path, width)
                 assert faint(page) == [], (path, scheme)
             if scheme == "light":
                 page.get_by_role("button", name="Log out").click()

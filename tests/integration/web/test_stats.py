@@ -274,6 +274,33 @@ def test_a_wrong_range_names_both_fields_by_their_labels(web: Client) -> None:
         assert said in page.split('role="alert">')[1].split("</p>")[0], query
 
 
+def test_the_figures_lead_to_the_jobs_that_they_count(web: Client, database: Database) -> None:
+    done, worse, wrong = (ask(web, input=f"Question {number}?")["id"] for number in range(3))
+    for job_id in (done, worse, wrong):
+        finish(database, job_id)
+    cancelled = ask(web, input="Another?")["id"]
+    web.post(f"/v1/responses/{cancelled}/cancel")
+    web.post(f"/api/jobs/{worse}/reviews", json={"regeneration": -1})
+    web.post(f"/api/jobs/{wrong}/reviews", json={"critique": -1})
+    count(database)
+    page = web.get("/stats?owner=anonymous").text
+    lists = dict(re.findall(r'<a href="(/jobs\?[^"]*)">([^<]*)</a>', page))
+    found = {
+        name: set(re.findall(r"href=/jobs/(resp_\w+)", web.get(unescape(url)).text))
+        for url, name in lists.items()
+    }
+    everything = {done, worse, wrong, cancelled}
+    assert found == {
+        "Completed: 3": everything - {cancelled},
+        "Cancelled: 1": {cancelled},
+        "Regeneration rated -1: 1": {worse},
+        "Critique rated -1: 1": {wrong},
+        "Most changed": everything - {cancelled},
+        "Longest": everything,
+    }
+    assert all("owner=anonymous" in unescape(url) for url in lists)
+
+
 def test_the_owner_is_a_filter_where_there_are_several(web: Client, database: Database) -> None:
     def has_filter(query: str = "") -> bool:
         return 'name="owner"' in web.get(f"/stats{query}").text

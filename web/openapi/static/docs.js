@@ -6,4 +6,18 @@ dark.addEventListener("change", color);
 color();
 // There is one server, which needs no choice.
 const oneServer = () => ({ components: { ServersContainer: () => null } });
-window.SwaggerUIBundle({ domNode: api, url: api.dataset.description, deepLinking: true, plugins: [oneServer] });
+// What Swagger UI leaves to be desired for those who do not see the page.
+const accessible = ({ React: { createElement } }) => ({
+  wrapComponents: {
+    // Its first part is in no landmark.
+    InfoContainer: (Original) => (props) => createElement("div", { role: "banner" }, createElement(Original, props)),
+    // The headings go from the first level to the third.
+    operations: (Original) => (props) =>
+      createElement("div", null, createElement("h2", { className: "read" }, "Operations"), createElement(Original, props)),
+    // An operation is a button, with a link to itself in it. Opening it puts it into the address too.
+    DeepLink: (Original) => (props) =>
+      props.path.includes("/") ? createElement("span", null, props.text) : createElement(Original, props),
+  },
+});
+const plugins = [oneServer, accessible];
+window.SwaggerUIBundle({ domNode: api, url: api.dataset.description, deepLinking: true, plugins });
