@@ -86,6 +86,9 @@ def fill(database: Database, queued: int) -> None:
             queued,
             id="'resp_1' || n.i",
         )
+        # The copies are in the log.
+        sealed = sa.update(Job).where(Job.id == ended.id)
+        connection.execute(sealed.values(log_salt=bytes(16)))
         for name, days_ago in (("old", 10), ("new", 0)):
             created = ago(f"{days_ago} * 86400 + 50 - 0.001 * n.i")
             multiply(

@@ -41,6 +41,7 @@ from jobs.use_cases import (
     deletion,
     deliveries,
     erasing,
+    erasing_jobs,
     exporting,
     files,
     importing,
@@ -261,8 +262,20 @@ def export_and_import(run: Callable[..., Any], database: Database, job_id: str) 
     run(queries.get_job, database, None, job_id, with_history=True)
 
 
-def delete_matching(run: Callable[..., Any], database: Database) -> None:
-    """Delete jobs of all owners, and of one."""
+def erase_and_delete_matching(run: Callable[..., Any], database: Database) -> None:
+    """Erase texts of jobs of all owners and of one, and delete the jobs."""
+    for owner in (None, ANONYMOUS):
+        step = run(
+            erasing_jobs.erase_matching,
+            database,
+            owner,
+            {"team": "blue"},
+            history,
+            None,
+            after=None,
+            erased_by="ann",
+        )
+        assert step.matched == erasing_jobs.MAX_ERASED
     step = run(deletion.delete_matching, database, None, {"team": "blue"}, after=None)
     assert len(step.ids) == deletion.MAX_DELETED
     for owner in (None, ANONYMOUS):
@@ -480,12 +493,12 @@ def test_no_use_case_scans_the_history_or_the_queue(
         assert run(retention.delete_workers, database) is not None
         assert run(retention.delete_jobs, database, 50) == 0
         assert run(retention.delete_jobs, database, 5) == 100
-        delete_matching(run, database)
+        erase_and_delete_matching(run, database)
         with database.engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count(Worker.id))) == WORKERS + 2 - 100
     # `verify` is there to read everything, and `origin_proof` is a column of one job. `searching.search` searches
-    # by age and by rank.
-    uncounted = {"verify", "origin_proof", "search_by_age", "search_by_rank"}
+    # by age and by rank, and erasures find the lines of batches.
+    uncounted = {"verify", "origin_proof", "search_by_age", "search_by_rank", "find_lines"}
     public = {
         name
         for module in pkgutil.iter_modules(use_cases.__path__, f"{use_cases.__name__}.")

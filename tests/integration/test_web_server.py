@@ -34,7 +34,7 @@ from tests.integration.web.client import finish
 from tests.joining import join
 from tests.polling import poll
 from tests.servers import PATIENCE, RedisServer, free_port
-from web import create_app, server_channel, server_requests
+from web import create_app, server_channel, server_requests, server_responses
 from web.api import exports
 from web.multipart import MAX_UPLOAD
 from web.server import Server
@@ -212,7 +212,7 @@ def test_a_client_that_sends_no_more_gets_what_it_waits_for(environ: dict[str, s
 
         connection, job_id = job_of(post(WAITING))
         with connection:
-            assert connection.recv(25, socket.MSG_WAITALL) == server_requests.CONTINUE
+            assert connection.recv(25, socket.MSG_WAITALL) == server_responses.CONTINUE
             finish(services.database, job_id)
             head, _, body = read_all(connection).partition(b"\r\n\r\n")
             assert (head[:15], json.loads(body)["status"]) == (b"HTTP/1.1 200 OK", "completed")
@@ -494,7 +494,7 @@ def test_an_upload_is_refused_before_it_is_sent(environ: dict[str, str]) -> None
         with begin("Expect: 100-continue") as connection:
             assert read_all(connection).startswith(b"HTTP/1.1 401")
         with begin(f"Authorization: Bearer {asker}", "Expect: 100-continue") as connection:
-            expected = server_requests.CONTINUE
+            expected = server_responses.CONTINUE
             assert connection.recv(len(expected), socket.MSG_WAITALL) == expected
             connection.sendall(form)
             assert read_all(connection).startswith(b"HTTP/1.1 200")
@@ -512,7 +512,7 @@ def test_a_body_is_asked_for_unless_it_is_too_large(environ: dict[str, str]) -> 
             assert read_all(connection).startswith(b"HTTP/1.1 413")
         with socket.create_connection(place, PATIENCE) as connection:
             connection.sendall(head % len(question))
-            expected = server_requests.CONTINUE
+            expected = server_responses.CONTINUE
             assert connection.recv(len(expected), socket.MSG_WAITALL) == expected
             connection.sendall(question)
             assert read_all(connection).startswith(b"HTTP/1.1 202")

@@ -20,7 +20,7 @@ from jobs.tlog.salted import salts_of
 from jobs.use_cases import proving, queries
 from tests.integration.sealed import seal
 from tests.integration.tampering import is_as_recorded
-from tests.integration.web.client import Client, ask, register_worker, stream
+from tests.integration.web.client import Client, ask, stream
 from tests.integration.web.sealed_jobs import ended, erase
 from tests.integration.web.with_keys import code, program
 from tests.servers import RedisServer
@@ -107,10 +107,9 @@ def test_only_texts_of_ended_jobs_are_erased(web: Client) -> None:
     assert code(erase(web, "resp_none")) == (404, "not_found")
 
 
-def test_who_may_erase(app: Any, tokenizer_json: str) -> None:
-    alice, bob = program(app), program(app)
-    auditor, admin = program(app, Scope.AUDIT), program(app, Scope.ADMIN)
-    register_worker(alice, tokenizer_json)
+def test_who_may_erase(site: Any) -> None:
+    alice, bob = program(site), program(site)
+    auditor, admin = program(site, Scope.AUDIT), program(site, Scope.ADMIN)
     job_id = ended(alice)
     assert code(erase(auditor, job_id)) == (403, "insufficient_scope")
     assert code(erase(bob, job_id)) == (404, "not_found")
@@ -186,10 +185,9 @@ def test_the_texts_of_all_jobs_of_a_person_are_erased_by_a_command(
         assert jobs("erase", *arguments, "--all").exit_code == 2
 
 
-def test_texts_of_jobs_are_erased_in_steps_and_who_may(app: Any, tokenizer_json: str) -> None:
-    alice, bob = program(app), program(app)
-    auditor, admin = program(app, Scope.AUDIT), program(app, Scope.ADMIN)
-    register_worker(alice, tokenizer_json)
+def test_texts_of_jobs_are_erased_in_steps_and_who_may(site: Any) -> None:
+    alice, bob = program(site), program(site)
+    auditor, admin = program(site, Scope.AUDIT), program(site, Scope.ADMIN)
     team = {"team": ""}
     mine, open_ = ended(alice, metadata=team), ask(alice, metadata=team)["id"]
     match = {"metadata": team, "texts": ["/question"]}
