@@ -24,9 +24,9 @@ def report(original: Job | None, replay: Job) -> dict[str, Any]:
 
     Returns:
         ``of``: the original's id. ``identical``: whether every stage that the original finished has the
-        same text; None as long as that is not known, or if texts were erased. ``difference``: the first
-        one, or None. ``changed``:
-        what of the model, the software and the device differs, by its path in the worker of an attempt.
+        same text; None as long as that is not known, if the replay ended before it was, or if texts were
+        erased. ``difference``: the first one, or None. ``changed``: what of the model, the software and the
+        device differs, by its path in the worker of an attempt.
     """
     result: dict[str, Any] = {
         "of": replay.replay_of,
@@ -36,20 +36,16 @@ def report(original: Job | None, replay: Job) -> dict[str, Any]:
     }
     if original is None or original.has_lost_texts or replay.has_lost_texts:
         return result
-    pairs = list(zip_longest(original.finished, replay.finished))
-    for before, after in pairs:
-        if before is None:
-            break  # The original ended early.
-        if after is None:
-            if replay.status.final:
-                result["identical"] = False
-                result["difference"] = _missing(before)
-            return result
+    # What one of them alone has finished cannot be compared: it ended early, or goes on.
+    for before, after in zip(original.finished, replay.finished, strict=False):
         if result["difference"] is None:
             result["difference"] = _difference(before, after)
         if not result["changed"]:
             result["changed"] = _changed(before, after)
-    result["identical"] = result["difference"] is None
+    if result["difference"] is not None:
+        result["identical"] = False
+    elif len(replay.finished) >= len(original.finished):
+        result["identical"] = True
     return result
 
 
@@ -64,16 +60,6 @@ def replays(original: Job, found: list[Job]) -> list[dict[str, Any]]:
         }
         for replay in found
     ]
-
-
-def _missing(before: Attempt) -> dict[str, Any]:
-    return {
-        **_stage(before),
-        "field": "output",
-        "at": 0,
-        "original": _cut(before.output, 0),
-        "replay": None,
-    }
 
 
 def _difference(before: Attempt, after: Attempt) -> dict[str, Any] | None:
