@@ -16,6 +16,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from jobs.protocol.base import RequestObject
+from jobs.tlog.canonical import MAX_INTEGER
 
 #: The type of errors about values that ask for what is not offered.
 UNSUPPORTED = "unsupported"
@@ -154,6 +155,8 @@ Moderation = Annotated[Any, neutral(is_empty, "Texts are not moderated. Leave it
 
 
 Penalty = Annotated[float, neutral(is_empty, "Tokens are not penalized. Use 0.")]
+#: An integer that changes nothing. Programs in all languages can read it back.
+Whole = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 #: A client's name for a user or a cache.
 Label = Annotated[str, Field(max_length=512)]
 
@@ -246,7 +249,7 @@ class MultiAgentOptions(RequestObject):
         ]
         | None
     ) = None
-    max_concurrent_subagents: int | None = None
+    max_concurrent_subagents: Whole | None = None
 
 
 _NOT_STORED_HERE = "The server stores no such objects. Leave it out."
@@ -260,7 +263,7 @@ class ResponseOptions(CommonOptions):
     truncation: Literal["auto", "disabled"] | None = None
     reasoning: ReasoningOptions | None = None
     stream_options: StreamOptions | None = None
-    max_tool_calls: int | None = None
+    max_tool_calls: Whole | None = None
     conversation: Annotated[Any, neutral(is_empty, _NOT_STORED_HERE)] = None
     prompt: Annotated[Any, neutral(is_empty, _NOT_STORED_HERE)] = None
     context_management: Annotated[list[Any], neutral(is_empty, "Send an empty array.")] | None = (
