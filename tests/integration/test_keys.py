@@ -152,6 +152,8 @@ def test_the_keys_commands(helixq: Any) -> None:
     assert (found["max_queued"], found["requests_per_minute"]) == (3, 60)
     listed = helixq("keys", "list").stdout
     assert len(set(re.findall(r"key_\w+", listed))) == 2
+    # The first one was created, and neither was used nor expires.
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\dZ +- +-", listed)
     assert found["key"] not in listed
     assert f"{found['key'][:7]}…" in listed
     assert f"{found['id']} (ci) is revoked" in helixq("keys", "revoke", found["id"]).stdout
