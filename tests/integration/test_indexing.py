@@ -18,10 +18,12 @@ from jobs.use_cases import (
     indexing,
     keys,
     queries,
+    reviewing,
     searching,
     submission,
     workers,
 )
+from jobs.use_cases.reviewing import NewReview
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.long_history import multiply
 from tests.integration.rows import QUESTION
@@ -41,6 +43,16 @@ def test_a_key_finds_jobs_that_were_indexed_before_the_index_had_keys(database: 
     migrations.migrate(database.engine)
     assert index(database) == 1, "only a job with a key is indexed again"
     assert find(database, key=key.id) == [keyed.id]
+
+
+def test_jobs_with_reviews_of_before_are_found_by_them(database: Database) -> None:
+    reviewed, _ = end(database), end(database)
+    reviewing.add(database, None, reviewed.id, NewReview(critique=-1), reviewer="ann")
+    assert index(database) == 2
+    migrations.migrate(database.engine, "0027")
+    migrations.migrate(database.engine)
+    assert index(database) == 1, "only a job with reviews is indexed again"
+    assert find(database, critique_rating=-1, reviewer="ann") == [reviewed.id]
 
 
 def test_a_job_that_has_just_ended_is_found_before_the_duty_runs(
