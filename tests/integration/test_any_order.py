@@ -360,7 +360,7 @@ class Orders(RuleBasedStateMachine):
     @rule(number=which)
     def replay(self, number: int) -> None:
         job_id, expected = self.any_job(number)
-        job = queries.get_job(self.database, ANONYMOUS, job_id)
+        job = queries.get_job(self.database, ANONYMOUS, job_id, with_history=True)
         if expected.may_be_replayed and len(self.jobs) < MAX_JOBS:
             self.submit(expected.rounds, new=replaying.replay_of(job))
         elif not expected.may_be_replayed:
