@@ -275,9 +275,10 @@ class Orders(RuleBasedStateMachine):
         if job.worker_id is None:
             job.is_published = False
 
-    @rule()
-    def restart(self) -> None:
-        """Stages have waited for a worker with their model for long."""
+    @rule(gone=st.sampled_from([None, RUNTIME.model, OTHER.model]))
+    def restart(self, gone: str | None) -> None:
+        """Stages have waited for a worker with their model for long. Those with one model may have gone."""
+        self.alive -= {each for each in self.alive if RUNTIMES[each].model == gone}
         long_ago = utcnow(-2 * MODEL_TIMEOUT)
         with self.database.write() as connection:
             unfinished = sa.update(Job).where(Job.finished_at.is_(None))
